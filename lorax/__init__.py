@@ -1,0 +1,44 @@
+"""Low-rank adaptation of any JAX program: a frozen base, a small delta, one transform.
+
+    adapter = lorax.LoRA(rank=8, alpha=16.0)
+    apply = lorax.adapt(model.apply, adapter)
+    delta = apply.init(key, base, tokens)
+    logits = apply(base, delta, tokens)
+    params = adapter.merge(base, delta)
+"""
+
+from lorax.adapters.bitfit import BitFit
+from lorax.adapters.full import Full
+from lorax.adapters.lora import LoRA
+from lorax.core.adapter import Adapter, Chain, Prepared, from_dict, from_json
+from lorax.core.engine import Adapted, adapt
+from lorax.core.errors import LoraxError, LoraxTypeError, LoraxWarning
+from lorax.core.freeze import freeze_base
+from lorax.core.leaf import Factors, LowRank, Roles
+from lorax.core.report import Report, report
+from lorax.core.roles import roles
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Adapted",
+    "Adapter",
+    "BitFit",
+    "Chain",
+    "Factors",
+    "Full",
+    "LoRA",
+    "LoraxError",
+    "LoraxTypeError",
+    "LoraxWarning",
+    "LowRank",
+    "Prepared",
+    "Report",
+    "Roles",
+    "adapt",
+    "freeze_base",
+    "from_dict",
+    "from_json",
+    "report",
+    "roles",
+]

@@ -1,0 +1,1 @@
+"""Adapters: one method a file. Imports core only."""

@@ -1,0 +1,284 @@
+"""What is LoRA? ΔW = scale · A B beside a frozen W0 (Hu et al., 2021, arXiv 2106.09685)."""
+
+import dataclasses
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from lorax.adapters import lora_init
+from lorax.core import paths
+from lorax.core.adapter import Adapter, Base, Delta, check_leaf, unprepared
+from lorax.core.errors import LoraxError, LoraxTypeError, LoraxWarning
+from lorax.core.leaf import Factors, LowRank, Roles, implicit, merged
+from lorax.core.where import ALL_LINEAR, check_paths, check_patterns, check_used
+
+SCALINGS = ("standard", "rslora")
+OVERRIDES = ("alpha", "rank")
+
+
+@dataclasses.dataclass(frozen=True)
+class LoRA(Adapter):
+    """A trained pair A (in, r), B (r, out) for each selected leaf: W = W0 + scale · A B.
+
+    The delta is `{path: Factors(A, B)}`. Rank means the same for every leaf kind: that of ΔW as
+    an (in × out) matrix, one a layer or expert where the leaf is stacked.
+
+    Attributes:
+      rank: r.
+      alpha: numerator of the scale; a traced scalar is allowed inside a transformation.
+      where: "all-linear", which is every leaf that the program contracts in a dot product and
+        never looks up (an untied output head included, embeddings, convolutions and norms not);
+        or regular expressions, each fully matched against "/"-joined paths; or a mapping from
+        expression to overrides, `{".*/query/kernel": {"rank": 4, "alpha": 8.0}, ".*/value/kernel":
+        {}}`.
+      exclude: expressions for leaves to leave out of `where`.
+      scaling: "standard", alpha / r, or "rslora", alpha / sqrt(r) (Kalajdzievski, 2023, arXiv
+        2312.03732).
+      initializer: "kaiming" (A uniform in ±1/sqrt(in), PEFT's default), "gaussian" (A normal with standard
+        deviation 1/r), "orthogonal"; all with ΔW = 0. Or "pissa" (Meng et al., 2024, arXiv
+        2404.02948), "olora" (Büyükakyüz, 2024, arXiv 2406.01775), which start A and B from a
+        decomposition of W0 and train the offset W0 + scale · (A B - A0 B0); W0 is never touched.
+      dropout: rate on the input of A, applied where `lorax.adapt` is given a `dropout_key`.
+      dtype: of A and B; None means float32, float64 for float64 leaves.
+    """
+
+    rank: int = 8
+    alpha: Any = 16.0
+    where: Any = ALL_LINEAR
+    exclude: tuple[str, ...] = ()
+    scaling: str = "standard"
+    initializer: str = "kaiming"
+    dropout: float = 0.0
+    dtype: str | None = None
+
+    def __post_init__(self) -> None:
+        set_field = lambda name, value: object.__setattr__(self, name, value)  # noqa: E731
+        set_field("rank", _rank(self.rank))
+        set_field("alpha", _alpha(self.alpha))
+        set_field("where", _where(self.where))
+        set_field("exclude", check_patterns("exclude", self.exclude))
+        _choice("scaling", self.scaling, SCALINGS)
+        _choice("initializer", self.initializer, lora_init.INITIALIZERS)
+        if not isinstance(self.dropout, int | float) or not 0 <= self.dropout < 1:
+            raise LoraxError(f"dropout is {self.dropout!r}: expected a rate in [0, 1)")
+        if self.dtype is not None and not jnp.issubdtype(jnp.dtype(self.dtype), jnp.floating):
+            raise LoraxTypeError(f"dtype is {self.dtype!r}: expected a floating-point dtype")
+
+    def init(self, key: jax.Array, base: Base, roles: Mapping[str, Roles] | None = None) -> Delta:
+        """`{path: Factors(A, B)}` of every selected leaf, with ΔW exactly zero.
+
+        Raises:
+          LoraxError: a pattern without a match, no leaf at all, a leaf that the program never
+            uses, or one whose matrix is unknown (more than two axes and no roles, or two uses
+            that disagree).
+          LoraxTypeError: a leaf without floating-point numbers.
+        """
+        stored = paths.flatten(unprepared(base)[0])
+        delta, wasteful = {}, []
+        for path in self._targets(stored, roles):
+            leaf, rank = stored[path], self.rank_of(path)
+            check_leaf(path, leaf, "LoRA")
+            leaf_roles = _roles_of(path, leaf, roles)
+            _, fan_in, fan_out = leaf_roles.matrix(leaf.shape)
+            if rank > min(fan_in, fan_out):
+                wasteful.append(f"'{path}' ({fan_in} × {fan_out})")
+            dtype = self.dtype or jnp.promote_types(leaf.dtype, jnp.float32)
+            delta[path] = lora_init.draw(
+                self.initializer, paths.key_for(key, path), path, leaf, leaf_roles, rank,
+                self.scale_of(path), dtype,
+            )  # fmt: skip
+        if wasteful:
+            warnings.warn(
+                f"rank exceeds the smaller side of {len(wasteful)} leaves and wastes parameters "
+                f"there: {', '.join(wasteful)}; lower rank, or exclude them",
+                LoraxWarning,
+                stacklevel=3,
+            )
+        return delta
+
+    def merge(self, base: Base, delta: Delta) -> Base:
+        """W0 + scale · A B (- A0 B0) for every leaf of the delta, in float32, cast once."""
+        base, derived = unprepared(base)
+        stored = paths.flatten(base)
+        leaves = self.leaves(base, delta, derived)
+        return paths.replace(
+            base, {p: merged(implicit(p, stored[p], leaf)) for p, leaf in leaves.items()}
+        )
+
+    def leaves(self, base: Base, delta: Delta, derived: Any = None) -> dict[str, Any]:
+        """The factors with their scale, offset and dropout, checked against base and config."""
+        stored = paths.flatten(unprepared(base)[0])
+        wanted = None if self.where == ALL_LINEAR else self._targets(stored, None)
+        check_paths(delta, wanted, stored)
+        for path, factors in delta.items():
+            self._check(path, factors, stored[path])
+        offsets = self.derive(base, delta) if derived is None else derived
+        return {
+            path: LowRank(factors, self.scale_of(path), (offsets or {}).get(path), self.dropout)
+            for path, factors in delta.items()
+        }
+
+    def derive(self, base: Base, delta: Delta) -> dict[str, Factors] | None:
+        """A0 and B0 for initialisations that start from W0; None for the others."""
+        if self.initializer not in lora_init.DECOMPOSITIONS:
+            return None
+        stored = paths.flatten(unprepared(base)[0])
+        return {
+            path: lora_init.decomposed(
+                self.initializer, path, stored[path], factors.roles, factors.rank,
+                self.scale_of(path), factors.A.dtype,
+            )
+            for path, factors in delta.items()
+        }  # fmt: skip
+
+    def rank_of(self, path: str) -> int:
+        """The rank at `path`, overrides of `where` applied."""
+        return self._overrides(path).get("rank", self.rank)
+
+    def alpha_of(self, path: str) -> Any:
+        """The alpha at `path`, overrides of `where` applied."""
+        return self._overrides(path).get("alpha", self.alpha)
+
+    def scale_of(self, path: str) -> Any:
+        """alpha / r or alpha / sqrt(r) at `path`."""
+        rank = self.rank_of(path)
+        return self.alpha_of(path) / (math.sqrt(rank) if self.scaling == "rslora" else rank)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As `Adapter.to_dict`; overrides are a mapping again."""
+        where: Any = self.where
+        if where != ALL_LINEAR and not isinstance(where[0], str):
+            where = {pattern: dict(overrides) for pattern, overrides in where}
+        elif where != ALL_LINEAR:
+            where = list(where)
+        return super().to_dict() | {"where": where, "exclude": list(self.exclude)}
+
+    def _overrides(self, path: str) -> dict[str, Any]:
+        if self.where == ALL_LINEAR or isinstance(self.where[0], str):
+            return {}
+        matched = (dict(o) for pattern, o in self.where if paths.matches(pattern, path))
+        return next(matched, {})
+
+    def _targets(self, stored: Mapping[str, Any], roles: Mapping[str, Roles] | None) -> list[str]:
+        if self.where != ALL_LINEAR:
+            patterns = [w if isinstance(w, str) else w[0] for w in self.where]
+            found = list(paths.select(patterns, stored))
+        elif roles is None:
+            raise LoraxError(
+                "where='all-linear' needs to know how the program uses each leaf: call "
+                "adapted.init(key, base, *example), or pass roles=lorax.roles(fn, base, *example)"
+            )
+        else:
+            found = [path for path in stored if path in roles and _is_linear(roles[path])]
+        left_out = paths.excluded(self.exclude, stored)
+        targets = [path for path in found if path not in left_out]
+        if not targets:
+            raise LoraxError(
+                f"no leaf is adapted: where={self.where!r} without exclude={self.exclude!r} selects "
+                f"none of {len(stored)}; widen where="
+            )
+        for path in targets:
+            check_used(path, roles)
+        return targets
+
+    def _check(self, path: str, factors: Any, leaf: Any) -> None:
+        if not isinstance(factors, Factors):
+            raise LoraxTypeError(
+                f"delta at '{path}' is a {type(factors).__name__}: expected Factors(A, B), as "
+                "LoRA.init returns them; was it saved by another kind of adapter?"
+            )
+        rank = self.rank_of(path)
+        if factors.rank != rank:
+            raise LoraxError(
+                f"delta at '{path}' has rank {factors.rank} but this LoRA has rank {rank}; it was "
+                f"saved with another config: load its adapter.json, or set rank={factors.rank}"
+            )
+        factors.roles.check(path, leaf.shape)
+        shapes = tuple(factors.A.shape), tuple(factors.B.shape)
+        wanted = factors.roles.shapes(leaf.shape, rank)
+        if shapes != wanted:
+            raise LoraxError(
+                f"delta at '{path}' has A {shapes[0]} and B {shapes[1]} but the base needs A "
+                f"{wanted[0]} and B {wanted[1]}: it belongs to another model, or it is a stack of "
+                "deltas outside vmap"
+            )
+
+
+def _is_linear(roles: Roles) -> bool:
+    return roles.kind == "dot" and bool(roles.inputs) and bool(roles.outputs)
+
+
+def _roles_of(path: str, leaf: Any, roles: Mapping[str, Roles] | None) -> Roles:
+    known = (roles or {}).get(path)
+    ndim = len(leaf.shape)
+    if ndim < 2:
+        raise LoraxError(
+            f"'{path}' has shape {tuple(leaf.shape)}: LoRA needs an input and an output axis; "
+            "adapt vectors with BitFit or Full"
+        )
+    if known is None or (known.kind == "other" and ndim == 2):
+        if ndim == 2:
+            return Roles((), (0,), (1,))
+        raise LoraxError(
+            f"'{path}' has {ndim} axes and nothing says which are input and output: use "
+            "adapted.init(key, base, *example), or pass roles={...: lorax.Roles(stack, inputs, "
+            "outputs)}"
+        )
+    if known.kind in ("ambiguous", "other"):
+        why = known.why or "no product contracts or looks up any of its axes"
+        raise LoraxError(
+            f"roles of '{path}' are ambiguous ({why}): say which with "
+            f"roles={{'{path}': lorax.Roles(stack, inputs, outputs)}}, or give an example input "
+            "that reaches a single use"
+        )
+    known.check(path, leaf.shape)
+    return known
+
+
+def _rank(rank: Any) -> int:
+    if isinstance(rank, bool) or not hasattr(rank, "__index__"):
+        raise LoraxTypeError(f"rank is {rank!r}: expected a positive integer, such as rank=8")
+    if int(rank) < 1:
+        raise LoraxError(f"rank is {rank}: expected at least 1; to adapt nothing, use no adapter")
+    return int(rank)
+
+
+def _alpha(alpha: Any) -> Any:
+    if isinstance(alpha, jax.Array):
+        return alpha
+    if isinstance(alpha, bool) or not hasattr(alpha, "__float__"):
+        raise LoraxTypeError(f"alpha is {alpha!r}: expected a positive number, such as alpha=16.0")
+    if not math.isfinite(alpha) or alpha <= 0:
+        raise LoraxError(
+            f"alpha is {alpha}: expected a positive finite number, such as alpha=16.0 (the scale "
+            "is alpha / rank)"
+        )
+    return float(alpha)
+
+
+def _where(where: Any) -> Any:
+    """`where` as a hashable value; overrides become sorted pairs."""
+    if isinstance(where, str) and where == ALL_LINEAR:
+        return where
+    if not isinstance(where, Mapping):
+        if isinstance(where, Sequence) and where and not isinstance(where[0], str):
+            where = {pattern: dict(overrides) for pattern, overrides in where}
+        else:
+            return check_patterns("where", where)
+    pairs = []
+    for pattern, overrides in where.items():
+        for name in overrides:
+            _choice(f"override of where[{pattern!r}]", name, OVERRIDES)
+        checked = {"rank": _rank, "alpha": _alpha}
+        pairs.append((pattern, tuple(sorted((n, checked[n](v)) for n, v in overrides.items()))))
+    check_patterns("where", [pattern for pattern, _ in pairs])
+    return tuple(pairs)
+
+
+def _choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise LoraxError(f"{name} is {value!r}: expected one of {', '.join(map(repr, choices))}")

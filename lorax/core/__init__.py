@@ -1,0 +1,1 @@
+"""The transform: paths, roles, rules, engine, report. Imports jax only."""

@@ -1,0 +1,231 @@
+"""What is an adapter? Two functions, `init` and `merge`, and how several make one."""
+
+import abc
+import dataclasses
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+
+from lorax.core import paths
+from lorax.core.errors import LoraxError, LoraxTypeError
+from lorax.core.leaf import LowRank, Roles
+
+Base = Any
+Delta = Any
+
+
+class Adapter(abc.ABC):
+    """How a frozen base is adapted. Concrete adapters are frozen dataclasses of plain values.
+
+    An adapter is its configuration: it holds no array, compares by value, and survives
+    `to_dict` and `from_dict` unchanged.
+    """
+
+    @abc.abstractmethod
+    def init(self, key: jax.Array, base: Base, roles: Mapping[str, Roles] | None = None) -> Delta:
+        """A delta for which `merge(base, delta)` equals `base` bit for bit.
+
+        Args:
+          key: each leaf's draw depends on it and on the leaf's path only.
+          base: the frozen parameters, any pytree; shapes and dtypes suffice where the
+            initialisation does not read values.
+          roles: how the program uses each leaf, as `lorax.roles` returns it; None means that every
+            adapted leaf is a matrix (in, out).
+        """
+
+    @abc.abstractmethod
+    def merge(self, base: Base, delta: Delta) -> Base:
+        """Plain parameters with the structure, shapes and dtypes of `base`, which is untouched."""
+
+    def leaves(self, base: Base, delta: Delta, derived: Any = None) -> dict[str, Any]:
+        """The adapted leaves by path: a `LowRank`, or an array that takes the leaf's place.
+
+        What `adapt` evaluates. By default every leaf of `merge`, which is always right; an adapter
+        with a factored form overrides it.
+        """
+        return paths.flatten(self.merge(base, delta))
+
+    def derive(self, base: Base, delta: Delta) -> Any:
+        """What this adapter computes from the frozen base once, or None if there is nothing."""
+        return None
+
+    def prepare(self, base: Base, delta: Delta) -> Base:
+        """`base` with `derive`'s result beside it, so that no step computes it again.
+
+        Optional: every function takes a plain base as well and derives anew. Returns `base` itself
+        where nothing is derived.
+        """
+        base, _ = unprepared(base)
+        derived = self.derive(base, delta)
+        return base if derived is None else Prepared(base, derived)
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-ready description; `from_dict` is its inverse."""
+        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}  # type: ignore[arg-type]
+        return {"adapter": type(self).__name__, **fields}
+
+    def to_json(self) -> str:
+        """`to_dict` as JSON text."""
+        return json.dumps(self.to_dict(), sort_keys=True)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Prepared:
+    """A frozen base and what an adapter derived from it; a pytree, frozen like the base.
+
+    Attributes:
+      base: the parameters.
+      derived: arrays computed from them, PiSSA's starting factors for instance.
+    """
+
+    base: Base
+    derived: Any
+
+
+def unprepared(base: Base) -> tuple[Base, Any]:
+    """The parameters and the derived part (None for a plain base)."""
+    return (base.base, base.derived) if isinstance(base, Prepared) else (base, None)
+
+
+@dataclasses.dataclass(frozen=True, init=False)
+class Chain(Adapter):
+    """Several adapters as one, each on leaves of its own: LoRA on attention, `Full` on the head.
+
+    The delta is the tuple of the members' deltas.
+
+    Raises:
+      LoraxTypeError: a member is not an adapter.
+      LoraxError: no members; or, from `init` and `merge`, two members adapt one leaf.
+    """
+
+    members: tuple[Adapter, ...]
+
+    def __init__(self, *members: Adapter):
+        if not members:
+            raise LoraxError("Chain() got no adapters: expected at least one, Chain(LoRA(...), ...)")
+        for member in members:
+            check_adapter(member)
+        object.__setattr__(self, "members", tuple(members))
+
+    def init(self, key: jax.Array, base: Base, roles: Mapping[str, Roles] | None = None) -> Delta:
+        """The members' deltas; a leaf's draw is the one its member alone would make."""
+        delta = tuple(member.init(key, base, roles) for member in self.members)
+        self.leaves(base, delta)
+        return delta
+
+    def merge(self, base: Base, delta: Delta) -> Base:
+        """The members' merges, one after the other."""
+        self.leaves(base, delta)
+        base, derived = unprepared(base)
+        for number, (member, part) in enumerate(zip(self.members, self._parts(delta), strict=True)):
+            base = member.merge(base if derived is None else Prepared(base, derived[number]), part)
+        return base
+
+    def leaves(self, base: Base, delta: Delta, derived: Any = None) -> dict[str, Any]:
+        """The union of the members' leaves."""
+        base, own = unprepared(base)
+        derived = derived or own or (None,) * len(self.members)
+        found: dict[str, Any] = {}
+        owner: dict[str, Adapter] = {}
+        members = zip(self.members, self._parts(delta), derived, strict=True)
+        for member, part, known in members:
+            for path, leaf in member.leaves(base, part, known).items():
+                if path in found:
+                    raise LoraxError(
+                        f"'{path}' is adapted by {type(owner[path]).__name__} and by "
+                        f"{type(member).__name__}: expected one member a leaf; narrow a where="
+                    )
+                found[path], owner[path] = leaf, member
+        return found
+
+    def derive(self, base: Base, delta: Delta) -> Any:
+        """The members' derived parts, or None if no member has any."""
+        members = zip(self.members, self._parts(delta), strict=True)
+        parts = tuple(member.derive(base, part) for member, part in members)
+        return None if all(part is None for part in parts) else parts
+
+    def to_dict(self) -> dict[str, Any]:
+        """As `Adapter.to_dict`, with the members nested."""
+        return {"adapter": "Chain", "members": [member.to_dict() for member in self.members]}
+
+    def _parts(self, delta: Delta) -> tuple[Delta, ...]:
+        if not isinstance(delta, tuple | list) or len(delta) != len(self.members):
+            raise LoraxError(
+                f"delta of a Chain of {len(self.members)} is {_describe(delta)}: expected a tuple "
+                "of one delta a member, as Chain.init returns it"
+            )
+        return tuple(delta)
+
+
+def from_dict(description: Mapping[str, Any]) -> Adapter:
+    """The adapter that `Adapter.to_dict` described.
+
+    Raises:
+      LoraxError: the kind is unknown (is its module imported?) or a field does not fit.
+    """
+    fields = dict(description)
+    kind = fields.pop("adapter", None)
+    if kind == "Chain":
+        return Chain(*(from_dict(member) for member in fields["members"]))
+    known = {cls.__name__: cls for cls in _subclasses(Adapter)}
+    if kind not in known:
+        raise LoraxError(
+            f"adapter kind {kind!r} is unknown: expected one of {', '.join(sorted(known))}; "
+            "import the module that defines it"
+        )
+    try:
+        return known[kind](**fields)
+    except TypeError as error:
+        raise LoraxError(
+            f"cannot build {kind} from its description ({error}): it was written by another "
+            "version; correct the field or install that version"
+        ) from None
+
+
+def from_json(text: str) -> Adapter:
+    """The adapter that `Adapter.to_json` wrote."""
+    try:
+        description = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise LoraxError(f"adapter description is not JSON ({error}): write it with to_json()") from None
+    if not isinstance(description, dict):
+        raise LoraxError(
+            f"adapter description is a JSON {type(description).__name__}: expected an object with "
+            "an 'adapter' field, as to_json() writes it"
+        )
+    return from_dict(description)
+
+
+def check_adapter(adapter: Any) -> None:
+    """Raises LoraxTypeError unless `adapter` is an `Adapter` instance."""
+    if not isinstance(adapter, Adapter):
+        raise LoraxTypeError(
+            f"adapter is {_describe(adapter)}: expected an adapter such as LoRA(rank=8); "
+            "pass an instance, not a class, a dict or a number"
+        )
+
+
+def check_leaf(path: str, leaf: Any, wanted_by: str) -> None:
+    """Raises LoraxTypeError unless the leaf holds floating-point numbers."""
+    if not jax.numpy.issubdtype(leaf.dtype, jax.numpy.floating):
+        raise LoraxTypeError(
+            f"'{path}' has dtype {leaf.dtype}: {wanted_by} adapts floating-point leaves; "
+            "narrow where= so that it is left out"
+        )
+
+
+def low_rank_leaves(leaves: Mapping[str, Any]) -> dict[str, LowRank]:
+    """Those of `leaves` that have a factored form."""
+    return {path: leaf for path, leaf in leaves.items() if isinstance(leaf, LowRank)}
+
+
+def _subclasses(cls: type) -> set[type]:
+    return {sub for child in cls.__subclasses__() for sub in {child, *_subclasses(child)}}
+
+
+def _describe(value: Any) -> str:
+    text = repr(value)
+    return f"{type(value).__name__} {text if len(text) < 60 else text[:57] + '...'}"

@@ -1,0 +1,172 @@
+"""How is a program evaluated on a frozen base and a delta? `adapt`.
+
+The program is traced once with respect to the base, then its jaxpr is evaluated with implicit
+leaves in place of the adapted ones: x W0 + s (x A) B, and A B is never formed.
+"""
+
+import dataclasses
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from lorax.core import paths
+from lorax.core.adapter import (
+    Adapter,
+    Base,
+    Delta,
+    check_adapter,
+    low_rank_leaves,
+    unprepared,
+)
+from lorax.core.errors import LoraxError, LoraxTypeError
+from lorax.core.evaluation import Evaluation
+from lorax.core.leaf import implicit
+from lorax.core.roles import roles
+from lorax.core.trace import run_on
+
+ENGINES = ("factored", "merged")
+FALLBACKS = ("error", "warn", "allow")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Adapted:
+    """A program on (base, delta): what `adapt` returns."""
+
+    fn: Callable[..., Any]
+    adapter: Adapter
+    engine: str
+    on_fallback: str
+    dropout_key: jax.Array | None
+
+    def __post_init__(self) -> None:
+        signature = _signature(self.fn)
+        if signature is not None:
+            object.__setattr__(self, "__signature__", signature)
+
+    @property
+    def __name__(self) -> str:
+        """Named after the program, as profiles and error messages show it."""
+        return f"adapted_{getattr(self.fn, '__name__', type(self.fn).__name__)}"
+
+    def init(self, key: jax.Array, base: Base, *args: Any, **kwargs: Any) -> Delta:
+        """A delta for this program: A and B of every adapted leaf, for which ΔW is exactly zero.
+
+        Args:
+          key: of the draw; each leaf's numbers depend on it and on the leaf's path only.
+          base: the frozen parameters.
+          *args, **kwargs: an example of the program's other arguments. Shapes suffice
+            (`jax.ShapeDtypeStruct`): nothing is computed with them.
+
+        Raises:
+          LoraxError: an adapted leaf that the program never uses, or whose roles are ambiguous.
+        """
+        base, _ = unprepared(base)
+        return self.adapter.init(key, base, roles(self.fn, base, *args, **kwargs))
+
+    def __call__(self, base: Base, delta: Delta, *args: Any, **kwargs: Any) -> Any:
+        """What `fn(merge(base, delta), *args, **kwargs)` returns, without forming A B.
+
+        Raises:
+          LoraxError: the delta does not fit the base and the adapter.
+        """
+        if self.engine == "merged":
+            return self.fn(self.adapter.merge(base, delta), *args, **kwargs)
+        evaluation = Evaluation(self.on_fallback, self.dropout_key)
+        base, derived = unprepared(base)
+        leaves = self.adapter.leaves(base, delta, derived)
+        outputs = evaluate(evaluation, self.fn, base, leaves, args, kwargs)
+        evaluation.warn()
+        return outputs
+
+
+def adapt(
+    fn: Callable[..., Any],
+    adapter: Adapter,
+    *,
+    engine: str = "factored",
+    on_fallback: str = "warn",
+    dropout_key: jax.Array | None = None,
+) -> Adapted:
+    """`fn` as a program on a frozen base and a delta.
+
+    Args:
+      fn: any JAX program whose first argument is a parameter tree: `model.apply`, a function of an
+        `nnx.State` or of the arrays of an Equinox module, a plain function.
+      adapter: what is adapted and how.
+      engine: "factored", or "merged", which is `fn(adapter.merge(base, delta), ...)`, the
+        definition that the factored engine is tested against.
+      on_fallback: where an adapted leaf enters a primitive without a factored form it is merged
+        there, exactly. "warn" says so, "allow" keeps quiet, "error" raises.
+      dropout_key: turns on the adapter's dropout, whose masks depend on this key, the leaf's path
+        and the layer; None (evaluation) turns it off.
+
+    Returns:
+      `adapted(base, delta, *args, **kwargs)`, with `adapted.init(key, base, *args, **kwargs)` for
+      a first delta. Arguments after the delta are those of `fn`; Python values stay Python values.
+
+    Raises:
+      LoraxTypeError, LoraxError: an argument is none of the above.
+    """
+    if not callable(fn):
+        raise LoraxTypeError(
+            f"fn is a {type(fn).__name__}: expected a function of (params, ...); pass model.apply"
+        )
+    check_adapter(adapter)
+    _check_choice("engine", engine, ENGINES)
+    _check_choice("on_fallback", on_fallback, FALLBACKS)
+    if engine == "merged" and dropout_key is not None and getattr(adapter, "dropout", 0.0):
+        raise LoraxError(
+            "engine='merged' has no dropout on the input of A: use engine='factored', or "
+            "dropout_key=None"
+        )
+    return Adapted(fn, adapter, engine, on_fallback, dropout_key)
+
+
+def evaluate(
+    evaluation: Evaluation,
+    fn: Callable[..., Any],
+    base: Base,
+    leaves: Mapping[str, Any],
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+) -> Any:
+    """`fn(base, *args, **kwargs)` with `leaves` in place of the base's own, on record in
+    `evaluation`."""
+    stored = paths.flatten(base)
+    factored = low_rank_leaves(leaves)
+    dense = {
+        path: jnp.asarray(leaf).astype(stored[path].dtype)
+        for path, leaf in leaves.items()
+        if path not in factored
+    }
+    if not factored:
+        return fn(paths.replace(base, dense), *args, **kwargs)
+    values = {
+        path: implicit(path, leaf, factored[path])
+        if path in factored
+        else dense.get(path, leaf)
+        for path, leaf in stored.items()
+    }
+    return run_on(evaluation, fn, base, stored, values, args, kwargs)
+
+
+def _check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise LoraxError(f"{name} is {value!r}: expected one of {', '.join(map(repr, choices))}")
+
+
+def _signature(fn: Callable[..., Any]) -> inspect.Signature | None:
+    """(base, delta, ...) followed by the parameters of `fn` after its first."""
+    try:
+        own = list(inspect.signature(fn).parameters.values())
+    except (TypeError, ValueError):
+        return None
+    if not own or own[0].kind is not inspect.Parameter.POSITIONAL_OR_KEYWORD:
+        return None
+    kind = inspect.Parameter.POSITIONAL_ONLY
+    first = [inspect.Parameter(name, kind) for name in ("base", "delta")]
+    rest = [p for p in own[1:] if p.name not in ("base", "delta")]
+    return inspect.Signature([*first, *rest])

@@ -1,0 +1,239 @@
+"""What is an adapted leaf? Roles of its axes, its factors, and its implicit value.
+
+An implicit leaf stands for W = W0 + sum_k scale_k · A_k B_k without forming the product. Every
+axis of W carries a label; a factor carries the labels of the axes it has, so that "is this axis
+in A, in B, or in both (a stack axis)" is a question of membership. One more label, `RANK`, is
+shared by the two factors of a term and contracted between them.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from lorax.core.errors import LoraxError
+
+RANK = "rank"
+Label = Any  # an axis number of the stored leaf, a fresh integer, or RANK
+
+
+@dataclasses.dataclass(frozen=True)
+class Roles:
+    """Which axes of a leaf are stack, input and output, learnt from how a program uses it.
+
+    Attributes:
+      stack: axes that only enumerate independent matrices: scanned layers, experts.
+      inputs: axes that a product contracts with the activations, or that a lookup indexes.
+      outputs: axes that appear in the result.
+      kind: "dot", "conv", "gather" (a lookup), "other" (no product), "unused" or "ambiguous".
+      why: for an ambiguous leaf, the uses that disagree.
+
+    `kind` and `why` say where the roles come from; equality and hash ignore them.
+    """
+
+    stack: tuple[int, ...]
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+    kind: str = dataclasses.field(default="dot", compare=False)
+    why: str = dataclasses.field(default="", compare=False)
+
+    def check(self, path: str, shape: Sequence[int]) -> None:
+        """Raises LoraxError unless the three groups are a partition of the axes of `shape`."""
+        axes = sorted((*self.stack, *self.inputs, *self.outputs))
+        if axes != list(range(len(shape))) or not self.inputs or not self.outputs:
+            raise LoraxError(
+                f"roles of '{path}' are stack={self.stack}, inputs={self.inputs}, "
+                f"outputs={self.outputs}: expected each of its {len(shape)} axes once, with at "
+                "least one input and one output; correct the entry in roles="
+            )
+
+    def shapes(self, shape: Sequence[int], rank: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Shapes of A, (stack..., inputs..., rank), and of B, (stack..., rank, outputs...)."""
+        stack, inputs, outputs = (
+            tuple(shape[axis] for axis in group)
+            for group in (self.stack, self.inputs, self.outputs)
+        )
+        return (*stack, *inputs, rank), (*stack, rank, *outputs)
+
+    def matrix(self, shape: Sequence[int]) -> tuple[int, int, int]:
+        """The leaf as a batch of matrices: (number of stacked, fan-in, fan-out)."""
+        sizes = (
+            math.prod(shape[axis] for axis in group)
+            for group in (self.stack, self.inputs, self.outputs)
+        )
+        return tuple(sizes)  # type: ignore[return-value]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Factors:
+    """A and B of one leaf: the part of a delta that learns. A pytree of exactly two arrays.
+
+    Attributes:
+      A: (stack..., inputs..., rank).
+      B: (stack..., rank, outputs...).
+      roles: how the axes of A and B lie in the leaf; static, so it is part of the tree structure
+        and travels through `jax.tree.map`, gradients and optimizer state.
+    """
+
+    A: jax.Array
+    B: jax.Array
+    roles: Roles = dataclasses.field(metadata={"static": True})
+
+    @property
+    def rank(self) -> int:
+        """The length of the axis that A and B share."""
+        return self.A.shape[-1]
+
+
+@dataclasses.dataclass(frozen=True)
+class LowRank:
+    """What an adapter says of one leaf: W0 + scale · (A B - A0 B0).
+
+    Attributes:
+      factors: A and B.
+      scale: a number, or a traced scalar when many adapters run at once.
+      offset: A0 and B0, for initialisations that start from a part of W0; None means zero.
+      dropout: rate on the input of A.
+    """
+
+    factors: Factors
+    scale: Any
+    offset: Factors | None = None
+    dropout: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Term:
+    """sign · A B with the label of every axis of A and of B."""
+
+    a: jax.Array
+    a_axes: tuple[Label, ...]
+    b: jax.Array
+    b_axes: tuple[Label, ...]
+    sign: int = 1
+
+    @property
+    def sides(self) -> tuple[tuple[jax.Array, tuple[Label, ...]], ...]:
+        """The two factors, each with its labels."""
+        return (self.a, self.a_axes), (self.b, self.b_axes)
+
+
+@dataclasses.dataclass(frozen=True)
+class Implicit:
+    """A view of an adapted leaf inside a program: w + scale · sum of the terms.
+
+    Attributes:
+      path: of the stored leaf.
+      w: the same view of W0.
+      axes: a label for each axis of `w`.
+      origins: for each axis of `w`, the axes of the stored leaf that it comes from.
+      stack: stored axes that scan or a lookup took away (they enumerate matrices).
+      dropped: stored axes that a squeeze took away.
+      terms: what is added to `w`, on the same labels.
+      scale: of all terms together.
+      dropout: rate on the input of A.
+    """
+
+    path: str
+    w: jax.Array
+    axes: tuple[Label, ...]
+    origins: tuple[frozenset[int], ...]
+    stack: frozenset[int] = frozenset()
+    dropped: frozenset[int] = frozenset()
+    terms: tuple[Term, ...] = ()
+    scale: Any = 1.0
+    dropout: float = 0.0
+
+    def pieces(self) -> list[tuple[Any, tuple[Label, ...]]]:
+        """Every traced array of this leaf with its labels: W0, A and B of each term, scale."""
+        found: list[tuple[Any, tuple[Label, ...]]] = [(self.w, self.axes)]
+        for term in self.terms:
+            found += term.sides
+        return found if isinstance(self.scale, int | float) else [*found, (self.scale, ())]
+
+    def rebuild(self, arrays: Sequence[Any], drop: Label = None) -> "Implicit":
+        """The same leaf on other arrays, in the order of `pieces`; label `drop` is gone."""
+        kept = [i for i, label in enumerate(self.axes) if label != drop]
+        terms = tuple(
+            Term(
+                arrays[1 + 2 * i],
+                tuple(label for label in term.a_axes if label != drop),
+                arrays[2 + 2 * i],
+                tuple(label for label in term.b_axes if label != drop),
+                term.sign,
+            )
+            for i, term in enumerate(self.terms)
+        )
+        return dataclasses.replace(
+            self,
+            w=arrays[0],
+            axes=tuple(self.axes[i] for i in kept),
+            origins=tuple(self.origins[i] for i in kept),
+            terms=terms,
+            scale=self.scale if isinstance(self.scale, int | float) else arrays[-1],
+        )
+
+    def remember(self, stack: frozenset[int]) -> "Implicit":
+        """The same view, knowing that these stored axes enumerate matrices."""
+        return dataclasses.replace(self, stack=self.stack | stack)
+
+    def map_axis(self, label: Label, change: Callable[[Any, int], Any]) -> "Implicit":
+        """`change(array, axis)` on w and on every factor that carries `label`."""
+        arrays = [
+            change(array, labels.index(label)) if label in labels else array
+            for array, labels in self.pieces()
+        ]
+        return self.rebuild(arrays)
+
+
+def implicit(path: str, w: jax.Array, low_rank: LowRank) -> Implicit:
+    """The implicit value of a whole stored leaf `w`."""
+    terms = []
+    for factors, sign in ((low_rank.factors, 1), (low_rank.offset, -1)):
+        if factors is not None:
+            roles = factors.roles
+            a_axes = (*roles.stack, *roles.inputs, RANK)
+            b_axes = (*roles.stack, RANK, *roles.outputs)
+            terms.append(Term(factors.A, a_axes, factors.B, b_axes, sign))
+    return dataclasses.replace(
+        bare(path, w), terms=tuple(terms), scale=low_rank.scale, dropout=low_rank.dropout
+    )
+
+
+def bare(path: str, w: jax.Array) -> Implicit:
+    """A leaf that is only watched: no terms."""
+    origins = tuple(frozenset((axis,)) for axis in range(w.ndim))
+    return Implicit(path=path, w=w, axes=tuple(range(w.ndim)), origins=origins)
+
+
+def merged(leaf: Implicit) -> jax.Array:
+    """w + scale · (sum of the terms) in the shape and dtype of `leaf.w`: the definition.
+
+    Computed in float32 (float64 for float64 leaves), cast once at the end. Where the sum of the
+    terms is exactly zero the entry of w is returned untouched, its sign of zero included; A B and
+    A0 B0 are subtracted before they are scaled, so that equal factors cancel exactly.
+    """
+    if not leaf.terms:
+        return leaf.w
+    dtype = jnp.promote_types(leaf.w.dtype, jnp.float32)
+    update = sum(term.sign * product(term, leaf.axes, dtype) for term in leaf.terms)
+    total = leaf.w.astype(dtype) + jnp.asarray(leaf.scale, dtype) * update
+    return jnp.where(update == 0, leaf.w, total.astype(leaf.w.dtype))
+
+
+def product(term: Term, axes: tuple[Label, ...], dtype: Any) -> jax.Array:
+    """A B of one term with its axes in the order of `axes`, in `dtype`; the sign is left out."""
+    numbers = {label: number for number, label in enumerate((*axes, RANK))}
+    a_axes, b_axes = ([numbers[label] for label in side] for _, side in term.sides)
+    return jnp.einsum(
+        term.a.astype(dtype),
+        a_axes,
+        term.b.astype(dtype),
+        b_axes,
+        [numbers[label] for label in axes],
+        precision=jax.lax.Precision.HIGHEST,
+    )

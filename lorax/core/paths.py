@@ -1,0 +1,141 @@
+"""Which leaves? Paths of a parameter tree, their selection by pattern, and keys from names.
+
+A path is the "/"-joined name of a leaf, `params/layer_0/query/kernel`, the same for Linen
+variables, `nnx.State`, Equinox modules and plain containers. Integer keys become their digits.
+"""
+
+import difflib
+import hashlib
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from lorax.core.errors import LoraxError
+
+Tree = Any
+
+
+def is_array(leaf: Any) -> bool:
+    """True for anything with a shape and a dtype: device, host, traced and abstract arrays."""
+    return hasattr(leaf, "shape") and hasattr(leaf, "dtype")
+
+
+def path_of(keys: Sequence[Any]) -> str:
+    """The "/"-joined path of a `jax.tree_util` key path.
+
+    The `.value` that an NNX `Variable` adds below its own name is left out, so that one model
+    has the same paths in Linen and in NNX.
+    """
+    names = [_name(key) for key in keys]
+    if names and isinstance(keys[-1], jax.tree_util.GetAttrKey) and names[-1] == "value":
+        names.pop()
+    return "/".join(names)
+
+
+def _name(key: Any) -> str:
+    for attribute in ("key", "name", "idx"):
+        if hasattr(key, attribute):
+            return str(getattr(key, attribute))
+    return str(key)
+
+
+def flatten(tree: Tree) -> dict[str, Any]:
+    """The array leaves of `tree` by path, in tree order.
+
+    Raises:
+      LoraxError: two leaves share a path (keys `1` and `"1"`, say).
+    """
+    leaves: dict[str, Any] = {}
+    for keys, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
+        if not is_array(leaf):
+            continue
+        path = path_of(keys)
+        if path in leaves:
+            raise LoraxError(
+                f"two leaves of the base share the path '{path}': expected distinct names; "
+                "rename one of the keys"
+            )
+        leaves[path] = leaf
+    return leaves
+
+
+def replace(tree: Tree, new: Mapping[str, Any]) -> Tree:
+    """`tree` with the array leaves named in `new` exchanged; every other leaf is the same object."""
+
+    def choose(keys: Sequence[Any], leaf: Any) -> Any:
+        return new.get(path_of(keys), leaf) if is_array(leaf) else leaf
+
+    return jax.tree_util.tree_map_with_path(choose, tree)
+
+
+def select(patterns: Iterable[str], paths: Iterable[str]) -> dict[str, str]:
+    """The paths that `patterns` fully match, each with its one pattern, in the order of `paths`.
+
+    Args:
+      patterns: regular expressions, each `re.fullmatch`ed against every path.
+      paths: the candidates.
+
+    Raises:
+      LoraxError: a pattern is not a regular expression, matches nothing (near misses are listed),
+        or two patterns match one path.
+    """
+    paths = list(paths)
+    chosen: dict[str, str] = {}
+    for pattern in patterns:
+        regex = _compile(pattern)
+        matched = [path for path in paths if regex.fullmatch(path)]
+        if not matched:
+            raise LoraxError(_no_match(pattern, paths))
+        for path in matched:
+            if path in chosen:
+                raise LoraxError(
+                    f"patterns '{chosen[path]}' and '{pattern}' both match '{path}': "
+                    "expected one pattern a leaf; make them exclusive"
+                )
+            chosen[path] = pattern
+    return {path: chosen[path] for path in paths if path in chosen}
+
+
+def matches(pattern: str, path: str) -> bool:
+    """Whether `pattern` fully matches `path`."""
+    return _compile(pattern).fullmatch(path) is not None
+
+
+def excluded(patterns: Iterable[str], paths: Iterable[str]) -> set[str]:
+    """The paths that any of `patterns` fully matches; a pattern that matches nothing is an error."""
+    paths = list(paths)
+    return {path for pattern in patterns for path in select((pattern,), paths)}
+
+
+def key_for(key: jax.Array, path: str) -> jax.Array:
+    """A key that depends on `key` and `path` only, never on tree order: `fold_in` of a hash."""
+    digest = hashlib.sha256(path.encode("utf-8")).digest()
+    return jax.random.fold_in(key, np.uint32(int.from_bytes(digest[:4], "big")))
+
+
+def nearest(name: str, candidates: Iterable[str], count: int = 3) -> list[str]:
+    """Up to `count` of `candidates`, those most like `name` first."""
+    return difflib.get_close_matches(name, list(candidates), n=count, cutoff=0.3)
+
+
+def _compile(pattern: str) -> re.Pattern[str]:
+    try:
+        return re.compile(pattern)
+    except re.error as error:
+        raise LoraxError(
+            f"where pattern '{pattern}' is not a regular expression ({error}): "
+            "expected one that re.fullmatch accepts, such as '.*/query/kernel'"
+        ) from None
+
+
+def _no_match(pattern: str, paths: Sequence[str]) -> str:
+    inside: Callable[[str], bool] = lambda path: re.search(pattern, path) is not None  # noqa: E731
+    near = [path for path in paths if inside(path)][:3] or nearest(pattern, paths)
+    hint = f"near misses: {', '.join(repr(p) for p in near)}" if near else "the base has no leaves"
+    return (
+        f"pattern '{pattern}' matches none of {len(paths)} leaves: expected a full match of a "
+        f"'/'-joined path; {hint}"
+    )

@@ -1,0 +1,267 @@
+"""How is an implicit leaf multiplied without forming A B? Dot, convolution, lookup.
+
+x W becomes x W0 + (s · (x A)) B. The scale multiplies the small product, factors are cast to the
+dtype of the operands they meet, and sums run in float32.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from lorax.core import _jax
+from lorax.core.contract import contract
+from lorax.core.leaf import RANK, Implicit, Label, Term
+
+Values = list[Any]
+Labels = Sequence[Label]
+
+
+def dot_general(ctx: Any, eqn: _jax.Equation, values: Values) -> list[Any]:
+    """Any dimension numbers, the leaf on either side, batch axes included."""
+    contracting, batch = eqn.params["dimension_numbers"]
+    side = 1 if isinstance(values[1], Implicit) else 0
+    if isinstance(values[1 - side], Implicit):
+        values = ctx.merge_operand(eqn, values, 1 - side)
+    leaf, x = values[side], values[1 - side]
+    free = [i for i in range(leaf.w.ndim) if i not in (*contracting[side], *batch[side])]
+    ctx.record(leaf, eqn, stack=batch[side], inputs=contracting[side], outputs=free)
+
+    x_axes: list[Label] = [("x", i) for i in range(x.ndim)]
+    for mine, other in zip((contracting[side], batch[side]), (contracting, batch), strict=True):
+        for i, j in zip(mine, other[1 - side], strict=True):
+            x_axes[j] = leaf.axes[i]
+    x_free = [label for label in x_axes if label not in leaf.axes]
+    leaf_free = [leaf.axes[i] for i in free]
+    shared = [leaf.axes[i] for i in batch[side]]
+    out_axes = [*shared, *leaf_free, *x_free] if side == 0 else [*shared, *x_free, *leaf_free]
+
+    plain = [leaf.w if v is leaf else v for v in values]
+    (y,) = _jax.run_one(eqn, plain)
+    if not leaf.terms:
+        return [y]
+    x = ctx.drop(x, leaf, eqn)
+    for term in leaf.terms:
+        y = y + low_rank(x, x_axes, leaf, term, out_axes, y.dtype, eqn.params["precision"])
+    return [y]
+
+
+def low_rank(
+    x: jax.Array,
+    x_axes: Labels,
+    leaf: Implicit,
+    term: Term,
+    out_axes: Labels,
+    dtype: Any,
+    precision: Any,
+) -> jax.Array:
+    """sign · scale · (x A) B as an einsum over labels, in `dtype`.
+
+    The factor that shares more of the contracted size with x goes first, so that the product
+    between is (tokens, rank) whichever side of the leaf the program contracts.
+    """
+    first, second = sorted(term.sides, key=lambda side: -_summed(x.shape, x_axes, side[1], out_axes))
+    kept = [label for label in x_axes if label not in first[1] or label in (*second[1], *out_axes)]
+    kept += [label for label in first[1] if label not in x_axes]
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        x = x.astype(first[0].dtype)
+    wide = jnp.promote_types(x.dtype, jnp.float32)
+    small = contract(
+        x, x_axes, first[0].astype(x.dtype), first[1], kept,
+        precision=_one_side(precision), preferred_element_type=wide,
+    )  # fmt: skip
+    small = (small * jnp.asarray(term.sign * leaf.scale, wide)).astype(x.dtype)
+    return contract(
+        small, kept, second[0].astype(x.dtype), second[1], out_axes,
+        precision=_one_side(precision), preferred_element_type=dtype,
+    )  # fmt: skip
+
+
+def _summed(shape: Sequence[int], x_axes: Labels, factor: Labels, out_axes: Labels) -> int:
+    """How many numbers of x a product with this factor sums over."""
+    sizes = dict(zip(x_axes, shape, strict=True))
+    return math.prod(n for label, n in sizes.items() if label in factor and label not in out_axes)
+
+
+def _one_side(precision: Any) -> Any:
+    """A pair of precisions names lhs and rhs, whose order the contraction may exchange."""
+    return max(precision) if isinstance(precision, tuple) else precision
+
+
+def gather(ctx: Any, eqn: _jax.Equation, values: Values) -> list[Any] | None:
+    """Looks up rows along one axis: indexes the factor that has it, then multiplies by the other.
+
+    A lookup along a stack axis gives a batch of leaves, still implicit.
+    """
+    leaf, indices, numbers = values[0], values[1], eqn.params["dimension_numbers"]
+    if not isinstance(leaf, Implicit) or isinstance(indices, Implicit):
+        return None
+    looked_up = tuple(numbers.start_index_map)
+    expected = [1 if i in looked_up else n for i, n in enumerate(leaf.w.shape)]
+    if len(looked_up) != 1 or tuple(numbers.collapsed_slice_dims) != looked_up:
+        return None
+    if getattr(numbers, "operand_batching_dims", ()) or list(eqn.params["slice_sizes"]) != expected:
+        return None
+    (at,) = looked_up
+    label, rest = leaf.axes[at], [i for i in range(leaf.w.ndim) if i != at]
+    stacked = all(label in side for term in leaf.terms for _, side in term.sides)
+    if leaf.w.ndim > 2 if not leaf.terms else stacked:
+        return [_looked_up_stack(ctx, eqn, leaf, indices, at)]
+    ctx.record(leaf, eqn, stack=(), inputs=(at,), outputs=rest)
+
+    batch: list[Label] = [("x", i) for i in range(indices.ndim - 1)]
+    out_axes = _merge_axes(batch, [leaf.axes[i] for i in rest], numbers.offset_dims)
+    (y,) = _jax.run_one(eqn, [leaf.w, indices])
+    for term in leaf.terms:
+        (first, first_axes), (second, second_axes) = sorted(
+            term.sides, key=lambda side: label not in side[1]
+        )
+        rows, rows_axes = _rows(eqn, first, first_axes, label, indices, batch)
+        scale = jnp.asarray(term.sign * leaf.scale, first.dtype)
+        rows = ctx.drop(rows * scale, leaf, eqn, shape=indices.shape[:-1]).astype(leaf.w.dtype)
+        y = y + contract(
+            rows, rows_axes, second.astype(leaf.w.dtype), second_axes, out_axes,
+            preferred_element_type=y.dtype,
+        )  # fmt: skip
+    return [y]
+
+
+def _looked_up_stack(
+    ctx: Any, eqn: _jax.Equation, leaf: Implicit, indices: jax.Array, at: int
+) -> Implicit:
+    label, origin = leaf.axes[at], leaf.origins[at]
+    batch: list[Label] = [ctx.fresh_label() for _ in range(indices.ndim - 1)]
+    arrays = [_jax.run_one(eqn, [leaf.w, indices])[0]]
+    for array, labels in leaf.pieces()[1:]:
+        found = _rows(eqn, array, labels, label, indices, batch)[0] if label in labels else array
+        arrays.append(found)
+    terms = [
+        Term(arrays[1 + 2 * i], (*batch, *_without(term.a_axes, label)),
+             arrays[2 + 2 * i], (*batch, *_without(term.b_axes, label)), term.sign)
+        for i, term in enumerate(leaf.terms)
+    ]  # fmt: skip
+    rest = _without(leaf.axes, label)
+    axes = _merge_axes(batch, rest, eqn.params["dimension_numbers"].offset_dims)
+    known = dict(zip(leaf.axes, leaf.origins, strict=True))
+    return Implicit(
+        leaf.path,
+        arrays[0],
+        tuple(axes),
+        tuple(known.get(a, frozenset()) for a in axes),
+        leaf.stack | origin,
+        leaf.dropped,
+        tuple(terms),
+        leaf.scale,
+        leaf.dropout,
+    )
+
+
+def _rows(
+    eqn: _jax.Equation, x: jax.Array, axes: Labels, label: Label, indices: jax.Array, batch: Labels
+) -> tuple[jax.Array, list[Label]]:
+    """The lookup of `eqn` done on a factor: axes `batch` first, then the factor's others."""
+    at, n = list(axes).index(label), len(batch)
+    numbers = lax.GatherDimensionNumbers(
+        offset_dims=tuple(range(n, n + x.ndim - 1)),
+        collapsed_slice_dims=(at,),
+        start_index_map=(at,),
+    )
+    sizes = tuple(1 if i == at else size for i, size in enumerate(x.shape))
+    rows = lax.gather(x, indices, numbers, sizes, mode=eqn.params["mode"], fill_value=0)
+    return rows, [*batch, *_without(axes, label)]
+
+
+def _without(axes: Labels, label: Label) -> tuple[Label, ...]:
+    return tuple(axis for axis in axes if axis != label)
+
+
+def _merge_axes(batch: Labels, rest: Labels, offset_dims: Sequence[int]) -> list[Label]:
+    """`rest` at positions `offset_dims`, `batch` in the others."""
+    first, second = iter(batch), iter(rest)
+    total = len(batch) + len(rest)
+    return [next(second) if i in offset_dims else next(first) for i in range(total)]
+
+
+def conv_general_dilated(ctx: Any, eqn: _jax.Equation, values: Values) -> list[Any] | None:
+    """A convolution to rank channels with the leaf's own window, then a product with B.
+
+    Grouped convolutions mix groups along one axis of the kernel and have no factored form here.
+    """
+    x, leaf = values
+    p = dict(eqn.params)
+    numbers = p["dimension_numbers"]
+    if not isinstance(leaf, Implicit) or isinstance(x, Implicit):
+        return None
+    out_dim, *in_dims = numbers.rhs_spec
+    ctx.record(leaf, eqn, stack=(), inputs=in_dims, outputs=(out_dim,))
+    if p["feature_group_count"] != 1 or p["batch_group_count"] != 1:
+        return None if leaf.terms else _jax.run_one(eqn, [x, leaf.w])
+    (y,) = _jax.run_one(eqn, [x, leaf.w])
+    feature = numbers.out_spec[1]
+    out_axes: list[Label] = [("x", i) for i in range(y.ndim)]
+    small_axes = list(out_axes)
+    out_axes[feature], small_axes[feature] = leaf.axes[out_dim], RANK
+    wanted = [RANK if i == out_dim else label for i, label in enumerate(leaf.axes)]
+    x = ctx.drop(x, leaf, eqn)
+    for term in leaf.terms:
+        if sorted(map(str, term.a_axes)) != sorted(map(str, wanted)):
+            return None
+        kernel = lax.transpose(term.a, [term.a_axes.index(label) for label in wanted])
+        wide = jnp.promote_types(x.dtype, jnp.float32)
+        small = lax.conv_general_dilated(
+            x, kernel.astype(x.dtype), **p | {"preferred_element_type": wide}
+        )
+        small = (small * jnp.asarray(term.sign * leaf.scale, wide)).astype(x.dtype)
+        y = y + contract(
+            small, small_axes, term.b.astype(x.dtype), term.b_axes, out_axes,
+            precision=_one_side(p["precision"]), preferred_element_type=y.dtype,
+        )  # fmt: skip
+    return [y]
+
+
+def ragged_dot_general(ctx: Any, eqn: _jax.Equation, values: Values) -> list[Any] | None:
+    """Rows of x grouped by expert times one matrix an expert: two ragged products in a row."""
+    x, leaf, sizes = values
+    p = dict(eqn.params)
+    numbers = p["ragged_dot_dimension_numbers"]
+    (contracting, batch) = numbers.dot_dimension_numbers
+    groups = tuple(numbers.rhs_group_dimensions)
+    if not isinstance(leaf, Implicit) or isinstance(x, Implicit) or any(batch) or leaf.w.ndim != 3:
+        return None
+    if len(groups) != 1 or len(contracting[1]) != 1:
+        return None
+    (out,) = {0, 1, 2} - {*groups, *contracting[1]}
+    ctx.record(leaf, eqn, stack=groups, inputs=contracting[1], outputs=(out,))
+    (y,) = _jax.run_one(eqn, [x, leaf.w, sizes])
+    group, summed, free = (leaf.axes[i] for i in (*groups, *contracting[1], out))
+    options = {"precision": p["precision"], "group_offset": p["group_offset"]}
+    inner = lax.RaggedDotDimensionNumbers(
+        dot_dimension_numbers=(((1,), (1,)), ((), ())),
+        lhs_ragged_dimensions=(0,),
+        rhs_group_dimensions=(0,),
+    )
+    x = ctx.drop(x, leaf, eqn)
+    for term in leaf.terms:
+        if set(term.a_axes) != {group, summed, RANK} or set(term.b_axes) != {group, free, RANK}:
+            return None
+        a = lax.transpose(term.a, [term.a_axes.index(i) for i in (group, summed, RANK)])
+        b = lax.transpose(term.b, [term.b_axes.index(i) for i in (group, RANK, free)])
+        small = lax.ragged_dot_general(x, a.astype(x.dtype), sizes, _numbers_for_x(numbers), **options)
+        small = small * jnp.asarray(term.sign * leaf.scale, small.dtype)
+        y = y + lax.ragged_dot_general(
+            small, b.astype(small.dtype), sizes, inner, **options, preferred_element_type=y.dtype
+        )
+    return [y]
+
+
+def _numbers_for_x(numbers: Any) -> Any:
+    """The same ragged product with a (group, input, rank) factor in place of the leaf."""
+    (x_dims, _), _ = numbers.dot_dimension_numbers
+    return lax.RaggedDotDimensionNumbers(
+        dot_dimension_numbers=((tuple(x_dims), (1,)), ((), ())),
+        lhs_ragged_dimensions=tuple(numbers.lhs_ragged_dimensions),
+        rhs_group_dimensions=(0,),
+    )

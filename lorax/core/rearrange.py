@@ -1,0 +1,266 @@
+"""How do primitives that only rearrange, slice or scale a leaf act on its factors?
+
+The results are implicit again: an axis is moved, cut, split or joined in w and in whichever
+factors have it.
+"""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import jax.numpy as jnp
+from jax import lax
+
+from lorax.core import _jax
+from lorax.core.leaf import Implicit, Label
+
+Values = list[Any]
+
+
+def transpose(ctx: Any, eqn: _jax.Equation, values: Values) -> list[Any]:
+    """Permutes w and the labels; the factors do not move."""
+    (leaf,), permutation = values, eqn.params["permutation"]
+    return [
+        dataclasses.replace(
+            leaf,
+            w=lax.transpose(leaf.w, permutation),
+            axes=tuple(leaf.axes[i] for i in permutation),
+            origins=tuple(leaf.origins[i] for i in permutation),
+        )
+    ]
+
+
+def convert_element_type(ctx: Any, eqn: _jax.Equation, values: Values) -> list[Any] | None:
+    """Casts w; the factors keep float32 until a product asks for the dtype of its operands."""
+    if not jnp.issubdtype(eqn.params["new_dtype"], jnp.floating):
+        return None
+    return [dataclasses.replace(values[0], w=_jax.run_one(eqn, [values[0].w])[0])]
+
+
+def on_w(ctx: Any, eqn: _jax.Equation, values: Values) -> list[Any]:
+    """For primitives that leave values alone (sharding, barriers, copies): acts on w only."""
+    plain = [v.w if isinstance(v, Implicit) else v for v in values]
+    outputs = _jax.run_one(eqn, plain)
+    return [
+        dataclasses.replace(v, w=out) if isinstance(v, Implicit) else out
+        for v, out in zip(values, outputs, strict=True)
+    ]
+
+
+def stop_gradient(ctx: Any, eqn: _jax.Equation, values: Values) -> list[Any]:
+    """Stops the gradient of w, of every factor and of the scale."""
+    (leaf,) = values
+    return [leaf.rebuild([lax.stop_gradient(array) for array, _ in leaf.pieces()])]
+
+
+def neg(ctx: Any, eqn: _jax.Equation, values: Values) -> list[Any]:
+    """The sign goes to the scale."""
+    (leaf,) = values
+    return [dataclasses.replace(leaf, w=-leaf.w, scale=-leaf.scale)]
+
+
+def scalar_product(ctx: Any, eqn: _jax.Equation, values: Values) -> list[Any] | None:
+    """Multiplication or division by a scalar goes to the scale."""
+    divides = eqn.primitive.name == "div"
+    leaf, scalar = values if isinstance(values[0], Implicit) else values[::-1]
+    if isinstance(scalar, Implicit) or jnp.ndim(scalar) or (divides and leaf is values[1]):
+        return None
+    if not jnp.issubdtype(jnp.result_type(scalar), jnp.floating):
+        return None
+    (w,) = _jax.run_one(eqn, [v.w if v is leaf else v for v in values])
+    scale = leaf.scale / scalar if divides else leaf.scale * scalar
+    return [dataclasses.replace(leaf, w=w, scale=scale)]
+
+
+def slice_(ctx: Any, eqn: _jax.Equation, values: Values) -> list[Any]:
+    """Slices w and whichever factors have the axis."""
+    (leaf,), p = values, eqn.params
+    strides = p["strides"] or (1,) * leaf.w.ndim
+    full = zip(p["start_indices"], p["limit_indices"], strides, leaf.w.shape, strict=True)
+    for label, (start, stop, stride, size) in zip(leaf.axes, full, strict=True):
+        if (start, stop, stride) != (0, size, 1):
+            leaf = leaf.map_axis(
+                label,
+                lambda x, axis, at=(start, stop, stride): lax.slice_in_dim(x, *at, axis=axis),
+            )
+    return [leaf]
+
+
+def split(ctx: Any, eqn: _jax.Equation, values: Values) -> list[Any]:
+    """Several slices along one axis, a fused q, k, v kernel for instance."""
+    (leaf,), outputs, start = values, [], 0
+    label = leaf.axes[eqn.params["axis"]]
+    for size in eqn.params["sizes"]:
+        stop = start + int(size)
+        outputs.append(
+            leaf.map_axis(
+                label,
+                lambda x, axis, at=(start, stop): lax.slice_in_dim(x, *at, axis=axis),
+            )
+        )
+        start = stop
+    return outputs
+
+
+def dynamic_slice(ctx: Any, eqn: _jax.Equation, values: Values) -> list[Any] | None:
+    """As `slice_`, with traced starts: a stacked leaf indexed by layer number."""
+    leaf, *starts = values
+    if not isinstance(leaf, Implicit):
+        return None
+    sizes = eqn.params["slice_sizes"]
+    for label, start, size, whole in zip(leaf.axes, starts, sizes, leaf.w.shape, strict=True):
+        if size != whole:
+            leaf = leaf.map_axis(
+                label,
+                lambda x, axis, at=(start, size): lax.dynamic_slice_in_dim(x, *at, axis=axis),
+            )
+    return [leaf]
+
+
+def squeeze(ctx: Any, eqn: _jax.Equation, values: Values) -> list[Any]:
+    """Drops axes of size one from w and from the factors that have them."""
+    (leaf,) = values
+    for label in [leaf.axes[i] for i in eqn.params["dimensions"]]:
+        leaf = _squeezed(leaf, label)
+    return [leaf]
+
+
+def _squeezed(leaf: Implicit, label: Label) -> Implicit:
+    gone = leaf.origins[leaf.axes.index(label)]
+    arrays = [
+        lax.squeeze(x, (labels.index(label),)) if label in labels else x
+        for x, labels in leaf.pieces()
+    ]
+    return dataclasses.replace(leaf.rebuild(arrays, drop=label), dropped=leaf.dropped | gone)
+
+
+def broadcast_in_dim(ctx: Any, eqn: _jax.Equation, values: Values) -> list[Any] | None:
+    """New axes are given to A, repeated; stretching an axis of size one has no factored form."""
+    leaf, shape, where = values[0], eqn.params["shape"], eqn.params["broadcast_dimensions"]
+    if not isinstance(leaf, Implicit) or len(values) > 1:
+        return None
+    if any(shape[axis] != size for axis, size in zip(where, leaf.w.shape, strict=True)):
+        return None
+    added = {axis: ctx.fresh_label() for axis in range(len(shape)) if axis not in where}
+    old = {axis: i for i, axis in enumerate(where)}
+    axes = [leaf.axes[old[axis]] if axis in old else added[axis] for axis in range(len(shape))]
+    origins = [leaf.origins[old[a]] if a in old else frozenset() for a in range(len(shape))]
+    (w,) = _jax.run_one(eqn, [leaf.w])
+    terms = tuple(
+        dataclasses.replace(
+            term,
+            a=jnp.broadcast_to(term.a, (*(shape[axis] for axis in added), *term.a.shape)),
+            a_axes=(*added.values(), *term.a_axes),
+        )
+        for term in leaf.terms
+    )
+    return [dataclasses.replace(leaf, w=w, axes=tuple(axes), origins=tuple(origins), terms=terms)]
+
+
+def reshape(ctx: Any, eqn: _jax.Equation, values: Values) -> list[Any] | None:
+    """Splits an axis, or joins neighbours that lie in the same factors; else no factored form."""
+    leaf, sizes = values[0], eqn.params["new_sizes"]
+    if len(values) > 1 or eqn.params.get("dimensions") is not None:
+        return None
+    for label in [label for label, n in zip(leaf.axes, leaf.w.shape, strict=True) if n == 1]:
+        leaf = _squeezed(leaf, label)
+    groups = _groups(leaf.w.shape, [n for n in sizes if n != 1])
+    if groups is None:
+        return None
+    pairs = []
+    for olds, news in groups:
+        labels = [leaf.axes[i] for i in olds]
+        pairs.append((labels, [ctx.fresh_label() for _ in news] if len(news) > 1 or len(labels) > 1
+                      else labels, news))
+    if any(not _together(leaf, labels) for labels, _, _ in pairs):
+        return None
+    for labels, new_labels, news in pairs:
+        leaf = _regrouped(leaf, labels, new_labels, news)
+    return [_with_units(ctx, leaf, sizes)]
+
+
+def _groups(
+    old: Sequence[int], new: Sequence[int]
+) -> list[tuple[list[int], list[int]]] | None:
+    """Pairs (axes of old, sizes of new) with equal products, as fine as possible; no unit axes."""
+    groups, i, j = [], 0, 0
+    while i < len(old):
+        olds, news = [i], [new[j]] if j < len(new) else []
+        i, j = i + 1, j + 1
+        while (have := math.prod(old[k] for k in olds)) != (want := math.prod(news)) or not news:
+            if have < want and i < len(old):
+                olds.append(i)
+                i += 1
+            elif have > want and j < len(new):
+                news.append(new[j])
+                j += 1
+            else:
+                return None
+        groups.append((olds, news))
+    return groups if j == len(new) else None
+
+
+def _together(leaf: Implicit, labels: Sequence[Label]) -> bool:
+    return all(
+        len({label in side for label in labels}) == 1
+        for _, side in leaf.pieces()
+        if side
+    )
+
+
+def _regrouped(
+    leaf: Implicit, labels: list[Label], new_labels: list[Label], sizes: list[int]
+) -> Implicit:
+    """Replaces adjacent axes `labels` by axes `new_labels` of the given sizes, in every piece."""
+    if labels == new_labels:
+        return leaf
+
+    def change(x: Any, axes: tuple[Label, ...]) -> tuple[Any, tuple[Label, ...]]:
+        if labels[0] not in axes:
+            return x, axes
+        before = [label for label in axes[: axes.index(labels[0])] if label not in labels]
+        after = [label for label in axes if label not in labels and label not in before]
+        order = [*before, *labels, *after]
+        if list(axes) != order:
+            x = lax.transpose(x, [axes.index(label) for label in order])
+        start, stop = len(before), len(before) + len(labels)
+        x = x.reshape((*x.shape[:start], *sizes, *x.shape[stop:]))
+        return x, (*before, *new_labels, *after)
+
+    at = leaf.axes.index(labels[0])
+    joined = frozenset().union(*(leaf.origins[at + k] for k in range(len(labels))))
+    w, axes = change(leaf.w, leaf.axes)
+    origins = (*leaf.origins[:at], *[joined] * len(sizes), *leaf.origins[at + len(labels) :])
+    terms = []
+    for term in leaf.terms:
+        (a, a_axes), (b, b_axes) = (change(x, side) for x, side in term.sides)
+        terms.append(dataclasses.replace(term, a=a, a_axes=a_axes, b=b, b_axes=b_axes))
+    return dataclasses.replace(leaf, w=w, axes=axes, origins=origins, terms=tuple(terms))
+
+
+def _with_units(ctx: Any, leaf: Implicit, sizes: Sequence[int]) -> Implicit:
+    """Puts axes of size one back where `sizes` has them; A carries them."""
+    if len(sizes) == leaf.w.ndim:
+        return leaf
+    queue, axes, origins, units = list(zip(leaf.axes, leaf.origins, strict=True)), [], [], []
+    for size in sizes:
+        if size == 1:
+            units.append(ctx.fresh_label())
+            label, origin = units[-1], frozenset()
+        else:
+            label, origin = queue.pop(0)
+        axes.append(label)
+        origins.append(origin)
+    terms = tuple(
+        dataclasses.replace(
+            term,
+            a=term.a.reshape((*[1] * len(units), *term.a.shape)),
+            a_axes=(*units, *term.a_axes),
+        )
+        for term in leaf.terms
+    )
+    w = leaf.w.reshape(tuple(sizes))
+    return dataclasses.replace(
+        leaf, w=w, axes=tuple(axes), origins=tuple(origins), terms=terms
+    )

@@ -1,0 +1,160 @@
+"""What was adapted, and what fell back? A table with one row a base leaf."""
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from lorax.core import paths
+from lorax.core.adapter import Adapter, Base, check_adapter, unprepared
+from lorax.core.engine import evaluate
+from lorax.core.evaluation import Evaluation, Use, by_path
+from lorax.core.leaf import LowRank, Roles
+from lorax.core.roles import resolve, watch
+from lorax.core.trace import shapes_only
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One leaf of the base.
+
+    Attributes:
+      path, shape, dtype: of the leaf.
+      roles: of its axes.
+      rank: of its update; None unless it is low-rank.
+      trainable: numbers of the delta that belong to it.
+      uses: products it takes part in (the body of a scan counts once), or places it enters.
+      how: "frozen", "factored", "merged" (formed before use somewhere) or "trained" (in place).
+      why: what merged it, or a note.
+    """
+
+    path: str
+    shape: tuple[int, ...]
+    dtype: str
+    roles: Roles
+    rank: int | None
+    trainable: int
+    uses: int
+    how: str
+    why: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """The rows in the order of the base, and their sums; prints as a table.
+
+    Attributes:
+      rows: one a base leaf.
+      trainable: numbers in the delta.
+      total: numbers in the base.
+    """
+
+    rows: tuple[Row, ...]
+    trainable: int
+    total: int
+
+    @property
+    def share(self) -> float:
+        """Trainable numbers as a share of the base's."""
+        return self.trainable / max(self.total, 1)
+
+    @property
+    def merged(self) -> tuple[Row, ...]:
+        """The adapted leaves that no primitive could use factored, at least once."""
+        return tuple(row for row in self.rows if row.how == "merged")
+
+    def __str__(self) -> str:
+        head = ("path", "shape", "roles", "rank", "trainable", "uses", "how", "why")
+        body = [
+            (
+                row.path,
+                "×".join(map(str, row.shape)) or "scalar",
+                _roles(row.roles),
+                "" if row.rank is None else str(row.rank),
+                f"{row.trainable:,}" if row.trainable else "",
+                str(row.uses),
+                row.how,
+                row.why,
+            )
+            for row in self.rows
+        ]
+        adapted = sum(row.how != "frozen" for row in self.rows)
+        return _table([head, *body]) + (
+            f"\n{adapted} of {len(self.rows)} leaves adapted, {len(self.merged)} of them merged; "
+            f"trainable {self.trainable:,} of {self.total:,} parameters ({100 * self.share:.4g} %)"
+        )
+
+
+def report(fn: Callable[..., Any], adapter: Adapter, base: Base, *args: Any, **kwargs: Any) -> Report:
+    """Which leaves `adapter` adapts in `fn`, how each is evaluated, and why any is merged.
+
+    Args:
+      fn, adapter: as for `lorax.adapt`.
+      base: the frozen parameters, or their shapes.
+      *args, **kwargs: an example of the other arguments; shapes suffice.
+
+    Returns:
+      A `Report`. Everything is traced abstractly: nothing is computed or allocated.
+
+    Raises:
+      LoraxError: as `adapted.init`.
+    """
+    check_adapter(adapter)
+    base, _ = unprepared(base)
+    stored = paths.flatten(base)
+    seen = by_path(watch(fn, base, args, kwargs).uses)
+    roles = {path: resolve(seen.get(path, []), len(leaf.shape)) for path, leaf in stored.items()}
+    evaluation, sizes = Evaluation(), {}
+    abstract, put_back = shapes_only((args, dict(kwargs)))
+
+    def program(leaves: Any, rest: Any) -> Any:
+        full = paths.replace(base, leaves)
+        delta = adapter.init(jax.random.key(0), full, roles)
+        sizes["delta"] = sum(leaf.size for leaf in jax.tree.leaves(delta))
+        sizes["leaves"] = adapter.leaves(full, delta)
+        args, kwargs = put_back(rest)
+        return jax.tree.leaves(evaluate(evaluation, fn, full, sizes["leaves"], args, kwargs))
+
+    jax.eval_shape(program, {p: jax.ShapeDtypeStruct(x.shape, x.dtype) for p, x in stored.items()}, abstract)
+    uses = by_path(evaluation.uses)
+    rows = tuple(
+        _row(path, leaf, roles[path], sizes["leaves"].get(path), seen.get(path, []), uses.get(path, []))
+        for path, leaf in stored.items()
+    )
+    return Report(rows, sizes["delta"], sum(math.prod(leaf.shape) for leaf in stored.values()))
+
+
+def _row(
+    path: str, leaf: Any, roles: Roles, adapted: Any, seen: Sequence[Use], uses: Sequence[Use]
+) -> Row:
+    merges = [use.primitive for use in uses if use.merged]
+    notes = [use.note for use in uses if use.note]
+    rank, trainable, how = None, 0, "frozen"
+    if isinstance(adapted, LowRank):
+        factors = adapted.factors
+        rank, trainable = factors.rank, factors.A.size + factors.B.size
+        how = "merged" if merges else "factored"
+    elif adapted is not None:
+        trainable, how = adapted.size, "trained"
+    why = ", ".join(dict.fromkeys([*merges, *notes])) or roles.why
+    count = sum(use.is_product for use in seen) or len(seen)
+    return Row(
+        path, tuple(leaf.shape), jnp.dtype(leaf.dtype).name, roles, rank, trainable, count, how, why
+    )
+
+
+def _roles(roles: Roles) -> str:
+    if roles.kind in ("other", "unused", "ambiguous"):
+        return roles.kind
+    groups = (("stack", roles.stack), ("in", roles.inputs), ("out", roles.outputs))
+    text = " ".join(f"{name}={','.join(map(str, axes))}" for name, axes in groups if axes)
+    return text if roles.kind == "dot" else f"{roles.kind} {text}"
+
+
+def _table(rows: Sequence[Sequence[str]]) -> str:
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)) for row in rows]
+    return "\n".join(line.rstrip() for line in [lines[0], "  ".join("─" * w for w in widths), *lines[1:]])

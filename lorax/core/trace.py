@@ -1,0 +1,48 @@
+"""How is a program run on other leaves than its own, and on shapes instead of arrays?"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+
+from lorax.core import _jax, paths
+from lorax.core.evaluation import Evaluation
+
+
+def run_on(
+    evaluation: Evaluation,
+    fn: Callable[..., Any],
+    base: Any,
+    stored: Mapping[str, Any],
+    values: Mapping[str, Any],
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+) -> Any:
+    """Traces `fn` with respect to the `stored` leaves of `base` and evaluates it on `values`.
+
+    Only these leaves are arguments of the trace: whatever else the program takes is closed over,
+    so Python values stay Python values and traced ones belong to the caller's trace.
+    """
+    program, tree = _jax.trace(
+        lambda leaves: fn(paths.replace(base, leaves), *args, **kwargs), dict(stored)
+    )
+    outputs = evaluation.concrete(program, [values[path] for path in sorted(stored)])
+    return jax.tree.unflatten(tree, outputs)
+
+
+def shapes_only(tree: Any) -> tuple[list[Any], Callable[[list[Any]], Any]]:
+    """The `ShapeDtypeStruct` leaves of `tree`, and how to put other arrays in their places.
+
+    Everything else stays where it is, so that `jax.eval_shape` sees shapes as arguments and
+    Python values, keys and concrete arrays as constants.
+    """
+    leaves, structure = jax.tree.flatten(tree)
+    abstract = [i for i, leaf in enumerate(leaves) if isinstance(leaf, jax.ShapeDtypeStruct)]
+
+    def put_back(arrays: list[Any]) -> Any:
+        filled = list(leaves)
+        for i, array in zip(abstract, arrays, strict=True):
+            filled[i] = array
+        return jax.tree.unflatten(structure, filled)
+
+    return [leaves[i] for i in abstract], put_back

@@ -1,0 +1,77 @@
+"""What may `where` be? Its spellings, and the checks of a delta against what it selects.
+
+`where` is "all-linear", a tuple of patterns, or a mapping from pattern to overrides; inside an
+adapter it is always a hashable value.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from lorax.core import paths
+from lorax.core.errors import LoraxError, LoraxTypeError
+from lorax.core.leaf import Roles
+
+ALL_LINEAR = "all-linear"
+
+
+def check_patterns(name: str, patterns: Any) -> tuple[str, ...]:
+    """`patterns` as a tuple of strings.
+
+    Raises:
+      LoraxTypeError: one string, or anything else that is not a sequence of strings.
+      LoraxError: none at all, for `where`.
+    """
+    if isinstance(patterns, str) or not isinstance(patterns, Sequence):
+        raise LoraxTypeError(
+            f"{name} is {patterns!r}: expected a tuple of regular expressions, such as "
+            f"{name}=('.*/query/kernel',)"
+        )
+    for pattern in patterns:
+        if not isinstance(pattern, str):
+            raise LoraxTypeError(
+                f"{name} holds the {type(pattern).__name__} {pattern!r}: expected strings that are "
+                "regular expressions over '/'-joined paths"
+            )
+    if name == "where" and not patterns:
+        raise LoraxError("where is empty: expected at least one pattern, or 'all-linear'")
+    return tuple(patterns)
+
+
+def check_used(path: str, roles: Mapping[str, Roles] | None) -> None:
+    """Raises LoraxError for a leaf that the program never uses."""
+    if roles is not None and path in roles and roles[path].kind == "unused":
+        raise LoraxError(
+            f"'{path}' is adapted but the program never uses it: expected leaves that reach the "
+            "output; narrow where=, or pass the example arguments that reach it"
+        )
+
+
+def check_paths(delta: Any, wanted: Iterable[str] | None, stored: Mapping[str, Any]) -> None:
+    """Raises LoraxError unless `delta` maps just the `wanted` paths, all of them in the base.
+
+    `wanted` is None where only an example input can tell what is selected.
+    """
+    if not isinstance(delta, Mapping):
+        raise LoraxTypeError(
+            f"delta is a {type(delta).__name__}: expected a mapping from path to what is trained "
+            "there, as init returns it"
+        )
+    if not delta:
+        raise LoraxError("delta is empty: expected at least one adapted leaf; make it with init")
+    for path in delta:
+        if path not in stored:
+            near = paths.nearest(path, stored, 1)
+            raise LoraxError(
+                f"delta names '{path}', which the base does not have"
+                f"{f' (it has {near[0]!r})' if near else ''}: it belongs to another model; "
+                "load the base it was trained on"
+            )
+    if wanted is None:
+        return
+    wanted = list(wanted)
+    for path in [path for path in wanted if path not in delta] or [p for p in delta if p not in wanted]:
+        verb = "lacks" if path in wanted else "holds"
+        raise LoraxError(
+            f"delta {verb} '{path}', which where= {'selects' if path in wanted else 'does not select'}"
+            ": it was saved with another config; load its adapter.json, or correct where="
+        )

@@ -1,0 +1,104 @@
+"""What does decoding remember? The key-value cache of `Llama`, an explicit functional pytree.
+
+Shape suffixes: B batch, T new tokens, S slots, K key-value heads, H head width, L layers.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+
+from lorax.models.llama_config import LlamaConfig
+
+
+class Cache(NamedTuple):
+    """Keys and values of all tokens so far; a new one comes out of every call.
+
+    ``keys`` and ``values`` (L, B, S, K, H), keys already rotated; ``valid`` (B, S) bool, false for
+    padding and for slots still empty; ``length`` int32 scalar, slots written so far, the same for
+    every row (rows of different length are padded and ``valid`` tells them apart). Donate it to a
+    jitted step and the new tokens are written in place.
+    """
+
+    keys: jax.Array
+    values: jax.Array
+    valid: jax.Array
+    length: jax.Array
+
+
+def init_cache(
+    config: LlamaConfig, batch: int, length: int | None = None, dtype: DTypeLike | None = None
+) -> Cache:
+    """An empty cache for ``batch`` rows of up to ``length`` tokens.
+
+    ``length`` defaults to ``config.max_length``, ``dtype`` to the compute dtype. It takes
+    ``2 * layers * batch * length * kv_heads * head_dim`` numbers.
+
+    Raises ValueError for a batch or length below 1, or a length beyond ``max_length``.
+    """
+    length = config.max_length if length is None else length
+    if batch < 1 or not 1 <= length <= config.max_length:
+        raise ValueError(
+            f"a cache needs batch >= 1 and 1 <= length <= max_length={config.max_length}, got "
+            f"batch={batch}, length={length}: change them, or the config's max_length"
+        )
+    shape = (config.layers, batch, length, config.kv_heads, config.head_dim)
+    dtype = config.dtype if dtype is None else dtype
+    # Two arrays, not one twice: a donated cache must not hold the same buffer two times.
+    return Cache(
+        keys=jnp.zeros(shape, dtype),
+        values=jnp.zeros(shape, dtype),
+        valid=jnp.zeros((batch, length), bool),
+        length=jnp.zeros((), jnp.int32),
+    )
+
+
+def check_cache(config: LlamaConfig, batch: int, length: int, cache: Cache) -> None:
+    """Raise ValueError for a cache of another model or batch, or too small for the tokens."""
+    slots = cache.keys.shape[2]
+    expected = (config.layers, batch, slots, config.kv_heads, config.head_dim)
+    if cache.keys.shape != expected:
+        raise ValueError(
+            f"cache keys must have shape {expected} (layers, batch, slots, kv_heads, head_dim), "
+            f"got {cache.keys.shape}: make it with init_cache(config, batch={batch})"
+        )
+    if length > slots:
+        raise ValueError(
+            f"{length} tokens do not fit the cache's {slots} slots: "
+            f"make it with init_cache(config, batch, length={length}) or longer"
+        )
+
+
+def advance(cache: Cache, tokens: int, mask: jax.Array | None) -> tuple[Cache, jax.Array]:
+    """Claim the next ``tokens`` slots: the cache with them marked, and who may see what.
+
+    ``mask`` (B, T) bool is false for padding among the new tokens; None means all are real. The
+    second result is bool (B, 1, T, S): true for the real tokens up to and including each query's
+    own. Keys and values are yet to be written, by `write_layer`.
+    """
+    batch, slots = cache.valid.shape
+    new_BT = jnp.ones((batch, tokens), bool) if mask is None else mask
+    valid_BS = jax.lax.dynamic_update_slice(cache.valid, new_BT, (0, cache.length))
+    own_T1 = cache.length + jnp.arange(tokens)[:, None]
+    causal_TS = jnp.arange(slots)[None, :] <= own_T1
+    advanced = cache._replace(valid=valid_BS, length=cache.length + tokens)
+    return advanced, (valid_BS[:, None, :] & causal_TS)[:, None]
+
+
+def write_layer(cache: Cache, layer: jax.Array | int, keys: jax.Array, values: jax.Array) -> Cache:
+    """Write one layer's ``keys`` and ``values`` (B, T, K, H) into the last T claimed slots."""
+    start = (layer, 0, cache.length - keys.shape[1], 0, 0)
+
+    def write(stored_LBSKH: jax.Array, new_BTKH: jax.Array) -> jax.Array:
+        new_1BTKH = new_BTKH[None].astype(stored_LBSKH.dtype)
+        return jax.lax.dynamic_update_slice(stored_LBSKH, new_1BTKH, start)
+
+    return cache._replace(keys=write(cache.keys, keys), values=write(cache.values, values))
+
+
+def read_layer(
+    cache: Cache, layer: jax.Array | int, dtype: DTypeLike
+) -> tuple[jax.Array, jax.Array]:
+    """One layer's keys and values, all slots (B, S, K, H), in ``dtype``."""
+    return cache.keys[layer].astype(dtype), cache.values[layer].astype(dtype)
