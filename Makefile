@@ -16,6 +16,7 @@ TEST_ENV := JAX_PLATFORMS=cpu OMP_NUM_THREADS=1
 LAWS := tests/core tests/adapters tests/test_laws.py
 
 .DEFAULT_GOAL := help
+.NOTPARALLEL:
 .PHONY: help quickstart test test-312 lint format bench clean
 
 help:  ## show this list
@@ -46,24 +47,24 @@ clean:  ## remove the virtual environments, caches and build output, but not run
 	rm -rf $(VENV) $(VENV312) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
 	find $(CODE) -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# One recipe makes every stamp: $(1) the interpreter, $(2) the environment, $(3) the extra.
-# An environment that pip does not run in (a broken or interrupted one) is made afresh.
+# One recipe makes every stamp: $(1) the variable naming the interpreter, $(2) the oldest version it
+# may have, $(3) the environment, $(4) the extra. An environment in which pip does not run (a broken or
+# interrupted one) is made afresh. Both extras share .venv: installing one takes nothing from the other.
 define install
-	@$(1) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-	  { echo "lorax needs Python 3.11 or later; name one: make PYTHON=/path/to/python3" >&2; exit 1; }
-	@$(2)/bin/python -m pip --version >/dev/null 2>&1 || \
-	  { echo "making $(2)"; $(1) -m venv --clear $(2); }
-	@echo "installing .[$(3)] into $(2) (about a minute the first time)"
-	@$(2)/bin/python -m pip install -qq --disable-pip-version-check -e '.[$(3)]'
+	@$($(1)) -c 'import sys; sys.exit(sys.version_info < tuple(map(int, "$(2)".split("."))))' || \
+	  { echo "$(1)=$($(1)) does not run, or is older than Python $(2): make $(1)=... names another" >&2; exit 1; }
+	@$(3)/bin/python -m pip --version >/dev/null 2>&1 || { echo "making $(3)"; $($(1)) -m venv --clear $(3); }
+	@echo "installing .[$(4)] into $(3) (up to a minute the first time)"
+	@$(3)/bin/python -m pip install -qq --disable-pip-version-check -e '.[$(4)]'
 	@touch $@
 endef
 
 $(VENV)/.installed-dev: pyproject.toml
-	$(call install,$(PYTHON),$(VENV),dev)
+	$(call install,PYTHON,3.11,$(VENV),dev)
 	@touch $(VENV)/.installed-experiments
 
 $(VENV)/.installed-experiments: pyproject.toml
-	$(call install,$(PYTHON),$(VENV),experiments)
+	$(call install,PYTHON,3.11,$(VENV),experiments)
 
 $(VENV312)/.installed-dev: pyproject.toml
-	$(call install,$(PYTHON312),$(VENV312),dev)
+	$(call install,PYTHON312,3.12,$(VENV312),dev)

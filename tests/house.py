@@ -13,8 +13,8 @@ MAX_FILE_LINES = 300
 MAX_FUNCTION_LINES = 50
 
 # Which imports a layer may make: other layers of lorax, then libraries. The standard library,
-# jaxtyping and a layer's own modules are always allowed. The empty layer is lorax/__init__.py, which
-# only re-exports.
+# jaxtyping and a layer's own modules are always allowed. The empty layer is lorax/__init__.py,
+# which only re-exports.
 LAYERS: dict[str, tuple[set[str], set[str]]] = {
     "core": (set(), {"jax", "numpy"}),
     "adapters": ({"core"}, {"jax", "numpy"}),

@@ -214,15 +214,27 @@ def merged(leaf: Implicit) -> jax.Array:
     """w + scale · (sum of the terms) in the shape and dtype of `leaf.w`: the definition.
 
     Computed in float32 (float64 for float64 leaves), cast once at the end. Where the sum of the
-    terms is exactly zero the entry of w is returned untouched, its sign of zero included; A B and
-    A0 B0 are subtracted before they are scaled, so that equal factors cancel exactly.
+    terms is exactly zero every bit of w stays; A B and A0 B0 are subtracted before they are scaled,
+    so that equal factors cancel exactly.
     """
     if not leaf.terms:
         return leaf.w
     dtype = jnp.promote_types(leaf.w.dtype, jnp.float32)
     update = sum(term.sign * product(term, leaf.axes, dtype) for term in leaf.terms)
-    total = leaf.w.astype(dtype) + jnp.asarray(leaf.scale, dtype) * update
-    return jnp.where(update == 0, leaf.w, total.astype(leaf.w.dtype))
+    update = jnp.asarray(leaf.scale, dtype) * update
+    return _add(leaf.w.astype(dtype), update).astype(leaf.w.dtype)
+
+
+@jax.custom_jvp
+def _add(w: jax.Array, update: jax.Array) -> jax.Array:
+    # -0.0 + 0.0 is 0.0: without the choice a zero update would not leave every bit of w alone
+    return jnp.where(update == 0, w, w + update)
+
+
+@_add.defjvp
+def _add_jvp(primals: tuple[Any, Any], tangents: tuple[Any, Any]) -> tuple[Any, Any]:
+    # the derivative of a sum, which that of `where` is not at a zero update
+    return _add(*primals), tangents[0] + tangents[1]
 
 
 def product(term: Term, axes: tuple[Label, ...], dtype: Any) -> jax.Array:

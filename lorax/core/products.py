@@ -1,7 +1,7 @@
 """How is an implicit leaf multiplied without forming A B? Dot, convolution, lookup.
 
 x W becomes x W0 + (s · (x A)) B. The scale multiplies the small product, factors are cast to the
-dtype of the operands they meet, and sums run in float32.
+dtype of the operands they meet, and sums run in float32: the result is rounded once.
 """
 
 import math
@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from lorax.core import _jax
-from lorax.core.contract import contract
+from lorax.core.contract import contract, widened
 from lorax.core.leaf import RANK, Implicit, Label, Term
 
 Values = list[Any]
@@ -40,13 +40,25 @@ def dot_general(ctx: Any, eqn: _jax.Equation, values: Values) -> list[Any]:
     out_axes = [*shared, *leaf_free, *x_free] if side == 0 else [*shared, *x_free, *leaf_free]
 
     plain = [leaf.w if v is leaf else v for v in values]
-    (y,) = _jax.run_one(eqn, plain)
     if not leaf.terms:
-        return [y]
+        return _jax.run_one(eqn, plain)
+    y = base_product(eqn, plain)
     x = ctx.drop(x, leaf, eqn)
     for term in leaf.terms:
         y = y + low_rank(x, x_axes, leaf, term, out_axes, y.dtype, eqn.params["precision"])
-    return [y]
+    return [y.astype(eqn.outvars[0].aval.dtype)]
+
+
+def base_product(eqn: _jax.Equation, values: Values) -> jax.Array:
+    """x W0, in float32 where the program has a 16-bit result, with the program's own derivative.
+
+    Rounding x W0 before the low-rank part is added would cost as much accuracy as merging in
+    bfloat16 does.
+    """
+    own, total = eqn.outvars[0].aval.dtype, jnp.dtype(jnp.float32)
+    wider = eqn.replace(params=eqn.params | {"preferred_element_type": total})
+    narrow, wide = (lambda *v, e=e: _jax.run_one(e, v)[0] for e in (eqn, wider))
+    return widened(narrow, wide if own.itemsize == 2 else narrow, own, total)(*values)
 
 
 def low_rank(
@@ -68,15 +80,15 @@ def low_rank(
     kept += [label for label in first[1] if label not in x_axes]
     if not jnp.issubdtype(x.dtype, jnp.floating):
         x = x.astype(first[0].dtype)
-    wide = jnp.promote_types(x.dtype, jnp.float32)
+    total = jnp.promote_types(x.dtype, jnp.float32)
     small = contract(
         x, x_axes, first[0].astype(x.dtype), first[1], kept,
-        precision=_one_side(precision), preferred_element_type=wide,
+        precision=_one_side(precision), dtype=total,
     )  # fmt: skip
-    small = (small * jnp.asarray(term.sign * leaf.scale, wide)).astype(x.dtype)
+    small = (small * jnp.asarray(term.sign * leaf.scale, total)).astype(x.dtype)
     return contract(
         small, kept, second[0].astype(x.dtype), second[1], out_axes,
-        precision=_one_side(precision), preferred_element_type=dtype,
+        precision=_one_side(precision), dtype=dtype,
     )  # fmt: skip
 
 
@@ -115,18 +127,16 @@ def gather(ctx: Any, eqn: _jax.Equation, values: Values) -> list[Any] | None:
     batch: list[Label] = [("x", i) for i in range(indices.ndim - 1)]
     out_axes = _merge_axes(batch, [leaf.axes[i] for i in rest], numbers.offset_dims)
     (y,) = _jax.run_one(eqn, [leaf.w, indices])
+    y = y if not leaf.terms else y.astype(jnp.promote_types(y.dtype, jnp.float32))
     for term in leaf.terms:
         (first, first_axes), (second, second_axes) = sorted(
             term.sides, key=lambda side: label not in side[1]
         )
         rows, rows_axes = _rows(eqn, first, first_axes, label, indices, batch)
         scale = jnp.asarray(term.sign * leaf.scale, first.dtype)
-        rows = ctx.drop(rows * scale, leaf, eqn, shape=indices.shape[:-1]).astype(leaf.w.dtype)
-        y = y + contract(
-            rows, rows_axes, second.astype(leaf.w.dtype), second_axes, out_axes,
-            preferred_element_type=y.dtype,
-        )  # fmt: skip
-    return [y]
+        rows = ctx.drop(rows * scale, leaf, eqn, shape=indices.shape[:-1])
+        y = y + contract(rows, rows_axes, second, second_axes, out_axes).astype(y.dtype)
+    return [y.astype(leaf.w.dtype)]
 
 
 def _looked_up_stack(
@@ -199,7 +209,7 @@ def conv_general_dilated(ctx: Any, eqn: _jax.Equation, values: Values) -> list[A
     ctx.record(leaf, eqn, stack=(), inputs=in_dims, outputs=(out_dim,))
     if p["feature_group_count"] != 1 or p["batch_group_count"] != 1:
         return None if leaf.terms else _jax.run_one(eqn, [x, leaf.w])
-    (y,) = _jax.run_one(eqn, [x, leaf.w])
+    y = base_product(eqn, [x, leaf.w])
     feature = numbers.out_spec[1]
     out_axes: list[Label] = [("x", i) for i in range(y.ndim)]
     small_axes = list(out_axes)
@@ -210,16 +220,17 @@ def conv_general_dilated(ctx: Any, eqn: _jax.Equation, values: Values) -> list[A
         if sorted(map(str, term.a_axes)) != sorted(map(str, wanted)):
             return None
         kernel = lax.transpose(term.a, [term.a_axes.index(label) for label in wanted])
-        wide = jnp.promote_types(x.dtype, jnp.float32)
-        small = lax.conv_general_dilated(
-            x, kernel.astype(x.dtype), **p | {"preferred_element_type": wide}
+        total = jnp.promote_types(x.dtype, jnp.float32)
+        conv = lambda dtype: lambda x, k: lax.conv_general_dilated(
+            x, k, **p | {"preferred_element_type": dtype}
         )
-        small = (small * jnp.asarray(term.sign * leaf.scale, wide)).astype(x.dtype)
+        small = widened(conv(x.dtype), conv(total), x.dtype, total)(x, kernel.astype(x.dtype))
+        small = (small * jnp.asarray(term.sign * leaf.scale, total)).astype(x.dtype)
         y = y + contract(
             small, small_axes, term.b.astype(x.dtype), term.b_axes, out_axes,
-            precision=_one_side(p["precision"]), preferred_element_type=y.dtype,
+            precision=_one_side(p["precision"]), dtype=y.dtype,
         )  # fmt: skip
-    return [y]
+    return [y.astype(eqn.outvars[0].aval.dtype)]
 
 
 def ragged_dot_general(ctx: Any, eqn: _jax.Equation, values: Values) -> list[Any] | None:
@@ -235,7 +246,7 @@ def ragged_dot_general(ctx: Any, eqn: _jax.Equation, values: Values) -> list[Any
         return None
     (out,) = {0, 1, 2} - {*groups, *contracting[1]}
     ctx.record(leaf, eqn, stack=groups, inputs=contracting[1], outputs=(out,))
-    (y,) = _jax.run_one(eqn, [x, leaf.w, sizes])
+    y = base_product(eqn, [x, leaf.w, sizes])
     group, summed, free = (leaf.axes[i] for i in (*groups, *contracting[1], out))
     options = {"precision": p["precision"], "group_offset": p["group_offset"]}
     inner = lax.RaggedDotDimensionNumbers(
@@ -254,7 +265,7 @@ def ragged_dot_general(ctx: Any, eqn: _jax.Equation, values: Values) -> list[Any
         y = y + lax.ragged_dot_general(
             small, b.astype(small.dtype), sizes, inner, **options, preferred_element_type=y.dtype
         )
-    return [y]
+    return [y.astype(eqn.outvars[0].aval.dtype)]
 
 
 def _numbers_for_x(numbers: Any) -> Any:

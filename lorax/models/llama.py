@@ -247,8 +247,10 @@ def _pair_mask(mask: jax.Array | None) -> jax.Array | None:
 
 def _count_positions(tokens: jax.Array, mask: jax.Array | None, cache: Cache | None) -> jax.Array:
     """Positions (B, T): how many real tokens of the row came before, in the cache and here."""
-    real_BT = jnp.ones(tokens.shape, bool) if mask is None or mask.ndim == 3 else mask
-    before_BT = jnp.cumsum(real_BT, axis=1, dtype=jnp.int32) - real_BT
+    if mask is None or mask.ndim == 3:
+        before_BT = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
+    else:
+        before_BT = jnp.cumsum(mask, axis=1, dtype=jnp.int32) - mask
     if cache is None:
         return before_BT
     return before_BT + jnp.sum(cache.valid, axis=1, keepdims=True, dtype=jnp.int32)

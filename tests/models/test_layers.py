@@ -56,9 +56,8 @@ def test_rotation_is_a_complex_product(interleaved):
     cos, sin = rotary_angles(positions, 8)
     y = np.asarray(rotate(x, cos, sin, interleaved=interleaved))
     x = np.asarray(x)
-    parts = (
-        (np.s_[..., 0::2], np.s_[..., 1::2]) if interleaved else (np.s_[..., :4], np.s_[..., 4:])
-    )
+    halves, pairs = (np.s_[..., :4], np.s_[..., 4:]), (np.s_[..., 0::2], np.s_[..., 1::2])
+    parts = pairs if interleaved else halves
     turned = (x[parts[0]] + 1j * x[parts[1]]) * (np.asarray(cos) + 1j * np.asarray(sin))[:, :, None]
     np.testing.assert_allclose(y[parts[0]], turned.real, atol=1e-5)
     np.testing.assert_allclose(y[parts[1]], turned.imag, atol=1e-5)
@@ -80,9 +79,7 @@ def test_scores_depend_on_relative_positions_only(interleaved):
 
 def test_the_two_layouts_differ_by_a_permutation():
     x, angles = normal(1, 4, 2, 8), rotary_angles(jnp.arange(4)[None], 8)
-    order = jnp.array(
-        [0, 4, 1, 5, 2, 6, 3, 7]
-    )  # interleaved channel i is half-split channel order[i]
+    order = jnp.array([0, 4, 1, 5, 2, 6, 3, 7])  # of half-split channels, to be interleaved
     np.testing.assert_allclose(
         rotate(x, *angles)[..., order], rotate(x[..., order], *angles, interleaved=True), atol=1e-6
     )

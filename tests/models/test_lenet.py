@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from lorax.models import LeNet
@@ -18,13 +19,22 @@ def test_published_parameter_counts():
     assert count((32, 32, 3)) == 62_006
 
 
-def test_shapes_names_and_kernels():
-    images = jax.random.normal(jax.random.key(0), (3, 28, 28, 1))
+def test_shapes_names_kernels_and_a_gradient_for_every_parameter():
+    draw = np.random.default_rng(0)
+    images = jnp.asarray(draw.normal(size=(3, 28, 28, 1)), "f4")
     model = LeNet(classes=7)
-    variables = model.init(jax.random.key(1), images)
-    assert model.apply(variables, images).shape == (3, 7)
-    assert list(variables["params"]) == ["conv_0", "conv_1", "dense_0", "dense_1", "dense_2"]
-    assert variables["params"]["conv_1"]["kernel"].shape == (5, 5, 6, 16)
+    shapes = jax.eval_shape(model.init, jax.random.key(1), images)
+    params = jax.tree.map(lambda x: jnp.asarray(draw.normal(0, 0.1, x.shape), x.dtype), shapes)
+    assert list(params["params"]) == ["conv_0", "conv_1", "dense_0", "dense_1", "dense_2"]
+    assert params["params"]["conv_1"]["kernel"].shape == (5, 5, 6, 16)
+
+    def loss(params):
+        logits = model.apply(params, images)
+        return jnp.sum(logits**2), logits
+
+    grads, logits = jax.jit(jax.grad(loss, has_aux=True))(params)
+    assert logits.shape == (3, 7)
+    assert all(jnp.abs(leaf).max() > 0 for leaf in jax.tree.leaves(grads))
 
 
 def test_the_smallest_image_and_one_smaller():
@@ -38,11 +48,9 @@ def test_a_missing_channel_axis_is_named():
         count((28, 28))
 
 
-def test_compute_dtype_and_gradients():
-    images = jax.random.normal(jax.random.key(0), (2, 28, 28, 1))
+def test_compute_and_parameter_dtypes():
+    images = jnp.zeros((2, 28, 28, 1))
     model = LeNet(dtype=jnp.bfloat16)
-    variables = model.init(jax.random.key(1), images)
-    assert model.apply(variables, images).dtype == jnp.bfloat16
-    grads = jax.grad(lambda v: jnp.sum(model.apply(v, images).astype(jnp.float32) ** 2))(variables)
-    assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(grads))
-    assert all(jnp.abs(leaf).max() > 0 for leaf in jax.tree.leaves(grads))
+    variables = jax.eval_shape(model.init, jax.random.key(1), images)
+    assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
+    assert jax.eval_shape(model.apply, variables, images).dtype == jnp.bfloat16

@@ -1,6 +1,7 @@
 """Decoding with the key-value cache equals the full forward pass."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -9,21 +10,22 @@ import pytest
 
 from lorax.models import Llama, LlamaConfig, init_cache, stack_layers
 
-CONFIG = LlamaConfig(32, 16, 3, 4, 2, 24, max_length=16)
+CONFIG = LlamaConfig(32, 16, 2, 4, 2, 24, max_length=16)
 TOKENS = jax.random.randint(jax.random.key(7), (2, 10), 0, 32)
 LAYOUTS = pytest.mark.parametrize("scan", [False, True])
 
 
-def build(scan=False, **changes):
-    """A config with its parameters, the same values for either layout."""
-    config = dataclasses.replace(CONFIG, **changes)
-    params = jax.jit(Llama(config).init)(jax.random.key(0), TOKENS)["params"]
-    params = jax.tree.map(lambda leaf: 3 * leaf, params)
+@functools.cache
+def build(scan=False, remat=False):
+    """A config with its parameters, the same values for either layout, drawn by numpy."""
+    config, draw = dataclasses.replace(CONFIG, remat=remat), np.random.default_rng(0)
+    shapes = jax.eval_shape(Llama(config).init, jax.random.key(0), TOKENS)["params"]
+    params = jax.tree.map(lambda leaf: jnp.asarray(draw.normal(0, 0.4, leaf.shape), "f4"), shapes)
     config = dataclasses.replace(config, scan=scan)
     return config, stack_layers(params, config) if scan else params
 
 
-def jitted(config):
+def traced(config):
     """The model under jit, donating the cache, with a list that grows by one a trace."""
     traces = []
 
@@ -34,17 +36,23 @@ def jitted(config):
     return jax.jit(apply, donate_argnames="cache"), traces
 
 
+@functools.cache
+def jitted(config):
+    """The model under jit, compiled once for all tests."""
+    return traced(config)[0]
+
+
 @LAYOUTS
 @pytest.mark.parametrize("remat", [False, True])
 def test_token_by_token_equals_the_full_pass_with_one_compile(scan, remat):
     config, params = build(scan, remat=remat)
-    apply, traces = jitted(config)
+    apply, traces = traced(config)
     full = apply(params, TOKENS)
     traces.clear()
     cache = init_cache(config, batch=2, length=10)
     for t in range(10):
         logits, cache = apply(params, TOKENS[:, t : t + 1], cache)
-        np.testing.assert_allclose(logits[:, 0], full[:, t], atol=1e-5)
+        np.testing.assert_allclose(logits[:, 0], full[:, t], atol=3e-5)
     assert traces == [(2, 1)]
     assert int(cache.length) == 10
 
@@ -52,19 +60,19 @@ def test_token_by_token_equals_the_full_pass_with_one_compile(scan, remat):
 @LAYOUTS
 def test_prefill_in_pieces_equals_the_full_pass(scan):
     config, params = build(scan)
-    apply, _ = jitted(config)
+    apply = jitted(config)
     cache, pieces = init_cache(config, batch=2), []
-    for piece in jnp.split(TOKENS, [6, 7], axis=1):
+    for piece in jnp.split(TOKENS, 2, axis=1):
         logits, cache = apply(params, piece, cache)
         pieces.append(logits)
-    np.testing.assert_allclose(jnp.concatenate(pieces, 1), apply(params, TOKENS), atol=1e-5)
+    np.testing.assert_allclose(jnp.concatenate(pieces, 1), apply(params, TOKENS), atol=3e-5)
 
 
 @LAYOUTS
 @pytest.mark.parametrize("left", [False, True])
 def test_prompts_of_different_lengths_decode_as_if_alone(scan, left):
     config, params = build(scan)
-    apply, _ = jitted(config)
+    apply = jitted(config)
     # Row 0 has a prompt of 6, row 1 one of 4 and two of padding; both go on for four tokens.
     prompt, mask = TOKENS[:, :6], jnp.ones((2, 6), bool)
     if left:
@@ -79,22 +87,22 @@ def test_prompts_of_different_lengths_decode_as_if_alone(scan, left):
         steps.append(logits[:, 0])
     together = jnp.stack(steps, axis=1)
     short = jnp.concatenate([TOKENS[1:, :4], TOKENS[1:, 6:]], axis=1)
-    np.testing.assert_allclose(together[:1], apply(params, TOKENS[:1])[:, 6:], atol=1e-5)
-    np.testing.assert_allclose(together[1:], apply(params, short)[:, 4:], atol=1e-5)
+    np.testing.assert_allclose(together[:1], apply(params, TOKENS[:1])[:, 6:], atol=3e-5)
+    np.testing.assert_allclose(together[1:], apply(params, short)[:, 4:], atol=3e-5)
 
 
 def test_the_two_layouts_share_one_cache_form():
-    (plain, params), (scanned, stacked) = build(False), build(True)
-    cache = init_cache(plain, batch=2)
-    _, one = Llama(plain).apply({"params": params}, TOKENS, cache=cache)
-    _, two = Llama(scanned).apply({"params": stacked}, TOKENS, cache=cache)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), one, two)
-    assert int(cache.length) == 0 and not cache.keys.any()
+    caches = []
+    for scan in (False, True):
+        config, params = build(scan)
+        _, cache = jitted(config)(params, TOKENS[:, :6], init_cache(config, batch=2))
+        caches.append(cache)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=3e-5), *caches)
 
 
 def test_shapes_and_dtypes_of_the_empty_cache():
     cache = init_cache(CONFIG, 3, 8, "bfloat16")
-    assert cache.keys.shape == cache.values.shape == (3, 3, 8, 2, 4)
+    assert cache.keys.shape == cache.values.shape == (2, 3, 8, 2, 4)
     assert cache.keys.dtype == jnp.bfloat16 and cache.valid.shape == (3, 8)
     assert init_cache(CONFIG, 1).keys.shape[2] == CONFIG.max_length
     assert init_cache(CONFIG, 1).keys.dtype == jnp.float32
@@ -103,15 +111,16 @@ def test_shapes_and_dtypes_of_the_empty_cache():
 def test_a_bfloat16_cache_serves_a_float32_model():
     config, params = build()
     cache = init_cache(config, 2, 10, "bfloat16")
-    logits, after = Llama(config).apply({"params": params}, TOKENS, cache=cache)
-    full = Llama(config).apply({"params": params}, TOKENS)
+    logits, after = jax.jit(Llama(config).apply)({"params": params}, TOKENS, cache=cache)
+    full = jitted(config)(params, TOKENS)
     assert logits.dtype == jnp.float32 and after.keys.dtype == jnp.bfloat16
+    assert int(cache.length) == 0 and not cache.keys.any()  # a new one comes out
     assert 0 < jnp.abs(logits - full).max() < 0.05 * jnp.abs(full).max()
 
 
 def test_an_overfilled_cache_gives_nan_from_then_on():
     config, params = build()
-    apply, _ = jitted(config)
+    apply = jitted(config)
     logits, cache = apply(params, TOKENS[:, :4], init_cache(config, 2, 4))
     assert jnp.isfinite(logits).all()
     for _ in range(2):
@@ -128,13 +137,13 @@ def test_impossible_caches_are_errors(batch, length):
 @pytest.mark.parametrize(
     ("cache", "mask", "message"),
     [
-        (init_cache(CONFIG, 3), None, r"cache keys must have shape \(3, 2, 16, 2, 4\).*batch=2"),
+        (init_cache(CONFIG, 3), None, r"cache keys must have shape \(2, 2, 16, 2, 4\).*batch=2"),
         (init_cache(dataclasses.replace(CONFIG, kv_heads=4), 2), None, "cache keys must have"),
         (init_cache(CONFIG, 2, 8), None, "10 tokens do not fit the cache's 8 slots: make it"),
         (
             init_cache(CONFIG, 2),
             jnp.ones((2, 10, 10), bool),
-            r"mask must be bool of shape \(2, 10\)",
+            "mask must be bool of",
         ),
     ],
 )

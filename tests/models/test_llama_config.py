@@ -46,7 +46,9 @@ def test_closed_form_of_the_count(scan, tied, kv_heads):
 
 
 def test_large_sizes_hold_bfloat16_parameters():
-    assert {leaf.dtype for leaf in jax.tree.leaves(shapes(llama.LLAMA_65B))} == {jnp.bfloat16}
+    assert {leaf.dtype for leaf in jax.tree.leaves(shapes(llama.LLAMA_65B))} == {
+        jnp.dtype("bfloat16")
+    }
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,1 @@
+"""Experiment configs: each file has `get_config(arg="")` and says what it costs and should give."""

@@ -1,0 +1,190 @@
+"""How does a verb meet its user? Flags in, one clear line out when something is wrong.
+
+A mistake of the user (an unknown flag or field, a missing file, a full disk, any `LoraxError`) is
+one line on standard error and a non-zero exit code. Anything else is a bug and keeps its traceback.
+"""
+
+import difflib
+import errno
+import importlib.util
+import pathlib
+import re
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+USAGE, FAILURE, INTERRUPTED = 2, 1, 130
+
+_USER_ERRNO = {
+    errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOENT,
+    errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG,
+}  # fmt: skip
+
+
+class UsageError(Exception):
+    """A command line that cannot be understood; the message is one line with the cure."""
+
+
+class Call(NamedTuple):
+    """What the user asked for: the resolved config, what of it was overridden, and where to."""
+
+    config: Any
+    overrides: dict[str, Any]
+    workdir: pathlib.Path
+    config_name: str
+
+
+def run(
+    verb: Callable[[Call], None], doc: str, *, config: str, argv: Sequence[str] | None = None
+) -> int:
+    """Parses the command line, runs `verb`, and returns the exit code.
+
+    Args:
+      verb: the work; imports what is heavy itself, so that --help is quick.
+      doc: shown by --help.
+      config: the default of --config, `path/to/file.py` or `path/to/file.py:argument`.
+      argv: arguments without the program's name; None means the process's own.
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    if any(re.fullmatch(r"--?(h|help|helpshort|helpfull)", arg) for arg in argv):
+        print(_help(doc, config))
+        return 0
+    try:
+        verb(parse(argv, config))
+    except UsageError as error:
+        return _fail(error, USAGE)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except OSError as error:
+        if error.errno not in _USER_ERRNO:
+            raise
+        place = f"'{error.filename}': " if error.filename else ""
+        return _fail(f"{place}{error.strerror}; check the path and the disk", FAILURE)
+    except ValueError as error:
+        from lorax.core.errors import LoraxError
+
+        if not isinstance(error, LoraxError):
+            raise
+        return _fail(error, FAILURE)
+    return 0
+
+
+def parse(argv: Sequence[str], default: str) -> Call:
+    """The config file with its overrides applied, and the workdir.
+
+    Raises:
+      UsageError: an unknown flag or field, a value of the wrong type, a missing workdir or config.
+    """
+    from absl import flags
+    from ml_collections import config_flags
+
+    name, rest = _take(argv, "config", default)
+    for arg in rest:
+        if not re.match(r"--?(no)?config\.", arg) and not re.match(r"--?workdir(=|$)", arg):
+            if arg.startswith("-"):
+                raise UsageError(_unknown_flag(arg))
+    config = load_config(name)
+    for arg in rest:
+        _check_field(config, arg)
+    values = flags.FlagValues()
+    argv = ["verb", *rest]
+    config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=argv)
+    flags.DEFINE_string("workdir", None, "where results go", flag_values=values)
+    try:
+        left = values(argv)[1:]
+    except (flags.Error, ValueError, TypeError) as error:
+        raise UsageError(_first_line(error)) from None
+    if left:
+        raise UsageError(f"unexpected argument '{left[0]}': flags are written --name=value")
+    if not values.workdir or values.workdir.startswith("--"):
+        raise UsageError("--workdir is missing: say where results go, --workdir=runs/my-run")
+    overrides = config_flags.get_override_values(values["config"])
+    return Call(values.config, dict(overrides), pathlib.Path(values.workdir).absolute(), name)
+
+
+def load_config(name: str) -> Any:
+    """The ConfigDict of `path/to/file.py` or `path/to/file.py:argument`.
+
+    Raises:
+      UsageError: there is no such file, or it is no config.
+    """
+    path, _, argument = name.partition(":")
+    file = pathlib.Path(path)
+    if not file.is_file():
+        folder = file.parent if file.parent.is_dir() else pathlib.Path("configs")
+        near = _nearest(str(file), [str(p) for p in folder.glob("*.py") if p.stem != "__init__"])
+        raise UsageError(
+            f"config file '{path}' does not exist{near}: give --config=path/to/file.py"
+        )
+    spec = importlib.util.spec_from_file_location(f"config_{file.stem}", file)
+    if spec is None or spec.loader is None:
+        raise UsageError(
+            f"config file '{path}' is not a Python file: expected a name ending in .py"
+        )
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    if not hasattr(module, "get_config"):
+        raise UsageError(f"config file '{path}' has no get_config(arg): see configs/quickstart.py")
+    return module.get_config(argument)
+
+
+def _take(argv: Sequence[str], flag: str, default: str) -> tuple[str, list[str]]:
+    """The value of `--flag=value` or `--flag value`, and the other arguments."""
+    value, rest, queue = default, list[str](), list(argv)
+    while queue:
+        arg = queue.pop(0)
+        if arg.lstrip("-") == flag and arg.startswith("-"):
+            if not queue or queue[0].startswith("--"):
+                raise UsageError(f"--{flag} has no value: write --{flag}=...")
+            value = queue.pop(0)
+        elif re.match(rf"--?{flag}=", arg):
+            value = arg.partition("=")[2]
+        else:
+            rest.append(arg)
+    return value, rest
+
+
+def _check_field(config: Any, arg: str) -> None:
+    """A mistyped `--config.a.b` is told before the flag parser meets it with a traceback."""
+    match = re.match(r"--?(?:no)?config\.([^=]*)", arg)
+    if not match:
+        return
+    node, walked = config, "config"
+    for part in match[1].split("."):
+        fields = list(node) if hasattr(node, "to_dict") else []
+        if part not in fields:
+            near = _nearest(part, fields) or (f"; it has {', '.join(fields)}" if fields else "")
+            raise UsageError(f"unknown config field '{part}' in '{walked}' ({arg}){near}")
+        node, walked = node[part], f"{walked}.{part}"
+
+
+def _unknown_flag(arg: str) -> str:
+    name = arg.lstrip("-").partition("=")[0]
+    near = _nearest(name, ["workdir", "config", "help"], "--")
+    return f"unknown flag '--{name}'{near}: see --help"
+
+
+def _nearest(name: str, candidates: Sequence[str], prefix: str = "") -> str:
+    near = difflib.get_close_matches(name, candidates, n=1, cutoff=0.5)
+    return f"; did you mean '{prefix}{near[0]}'?" if near else ""
+
+
+def _first_line(error: object) -> str:
+    return " ".join(str(error).split("\n")[0].split())
+
+
+def _fail(error: object, code: int) -> int:
+    print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+    return code
+
+
+def _help(doc: str, config: str) -> str:
+    return f"""{doc.strip()}
+
+Flags:
+  --workdir=DIR            where results go; made if it is missing (required)
+  --config=FILE[:ARG]      the config page (default {config})
+  --config.FIELD=VALUE     override one field of it, as often as needed, e.g. --config.seed.init=1
+  --help                   this text
+"""

@@ -1,0 +1,1 @@
+"""The parts of the quickstart: texts, pre-training and adaptation, table, samples."""

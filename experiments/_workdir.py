@@ -1,0 +1,197 @@
+"""Where does a run live? A folder with its config, and the rules for entering one that exists.
+
+config.json  overrides.json  env.json  metrics.jsonl  adapter/  plots/  report.md  DONE
+"""
+
+import contextlib
+import fcntl
+import importlib.metadata
+import json
+import os
+import pathlib
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from experiments._cli import Call
+from lorax.core.errors import LoraxError
+
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "ml-collections")
+
+
+@contextlib.contextmanager
+def entered(call: Call) -> Iterator[bool]:
+    """A context that holds the workdir for this process; its value says whether a run is needed.
+
+    False means that a finished run of this config is there. An unfinished one of the same config
+    is moved into `unfinished-N/` and started over: resuming does not exist yet.
+
+    Raises:
+      LoraxError: the workdir is a file, is in use, holds something else or a run of another
+        config, or cannot be written.
+    """
+    workdir, config = call.workdir, plain(call.config)
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:
+        raise LoraxError(f"workdir '{workdir}' is a file: choose another --workdir") from None
+    except OSError as error:
+        raise _unwritable(workdir, error) from None
+    with _locked(workdir):
+        _check_same(workdir, config)
+        if (workdir / "DONE").exists():
+            yield False
+            return
+        _set_aside(workdir)
+        try:
+            _write_json(workdir / "config.json", config)
+            _write_json(workdir / "overrides.json", call.overrides)
+            _write_json(workdir / "env.json", environment())
+        except OSError as error:
+            raise _unwritable(workdir, error) from None
+        yield True
+
+
+def finish(workdir: pathlib.Path, report: str) -> None:
+    """Writes report.md, then DONE."""
+    (workdir / "report.md").write_text(report, "utf-8")
+    (workdir / "DONE").write_text(time.strftime("%Y-%m-%d %H:%M:%S\n"), "utf-8")
+
+
+def plain(config: Any) -> Any:
+    """A ConfigDict as it looks when read back from config.json."""
+    return json.loads(config.to_json_best_effort())
+
+
+def differences(old: Any, new: Any, name: str = "config") -> list[str]:
+    """One line a field that differs, `config.a.b: 1 there, 2 here`."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        fields = [*old, *(field for field in new if field not in old)]
+        missing = "absent"
+        return [
+            line
+            for field in fields
+            for line in differences(
+                old.get(field, missing), new.get(field, missing), f"{name}.{field}"
+            )
+        ]
+    return [] if old == new else [f"{name}: {_short(old)} there, {_short(new)} here"]
+
+
+def environment() -> dict[str, Any]:
+    """What a run depended on: versions, device, machine, commit, command."""
+    import jax
+
+    versions = {}
+    for package in PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[package] = importlib.metadata.version(package)
+    return {
+        "python": platform.python_version(),
+        "packages": versions,
+        "devices": [f"{device.platform} {device.device_kind}" for device in jax.devices()],
+        "cpus": len(os.sched_getaffinity(0))
+        if hasattr(os, "sched_getaffinity")
+        else os.cpu_count(),
+        "machine": platform.platform(),
+        "git": _commit(),
+        "command": [pathlib.Path(sys.argv[0]).name, *sys.argv[1:]],
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+    }
+
+
+def _commit() -> str | None:
+    """The commit of the checkout, with a + where files differ from it; None outside a checkout."""
+    root = pathlib.Path(__file__).parent.parent
+    git = ["git", "-C", str(root)]
+    try:
+        head = subprocess.run(
+            [*git, "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5
+        )
+        dirty = subprocess.run(
+            [*git, "status", "--porcelain"], capture_output=True, text=True, timeout=5
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return (
+        head.stdout.strip() + ("+" if dirty.stdout.strip() else "") if not head.returncode else None
+    )
+
+
+@contextlib.contextmanager
+def _locked(workdir: pathlib.Path) -> Iterator[None]:
+    """Two runs in one folder would mix their metrics; the lock goes with the process."""
+    try:
+        file = open(workdir / ".lock", "a", encoding="utf-8")
+    except OSError as error:
+        raise _unwritable(workdir, error) from None
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise LoraxError(
+                f"workdir '{workdir}' is in use by another run: wait for it, or choose another "
+                "--workdir"
+            ) from None
+        except OSError:
+            pass  # a file system without locks
+        yield
+
+
+def _contents(workdir: pathlib.Path) -> list[pathlib.Path]:
+    kept = ("unfinished-", ".lock")
+    return sorted(entry for entry in workdir.iterdir() if not entry.name.startswith(kept))
+
+
+def _check_same(workdir: pathlib.Path, config: Any) -> None:
+    contents, file = _contents(workdir), workdir / "config.json"
+    if not contents:
+        return
+    if not file.is_file():
+        raise LoraxError(
+            f"workdir '{workdir}' holds '{contents[0].name}' but no config.json, so it is not a "
+            "run's: choose another --workdir"
+        )
+    try:
+        there = json.loads(file.read_text("utf-8"))
+    except ValueError:
+        raise LoraxError(
+            f"'{file}' is not JSON: remove the workdir, or choose another --workdir"
+        ) from None
+    changed = differences(there, config)
+    if changed:
+        raise LoraxError(
+            f"workdir '{workdir}' holds a run of another config ({'; '.join(changed)}): choose "
+            "another --workdir, or set these fields back"
+        )
+
+
+def _set_aside(workdir: pathlib.Path) -> None:
+    contents = _contents(workdir)
+    if not contents:
+        return
+    number = 1 + sum(1 for _ in workdir.glob("unfinished-*"))
+    aside = workdir / f"unfinished-{number}"
+    aside.mkdir()
+    for entry in contents:
+        entry.rename(aside / entry.name)
+    print(f"An unfinished run was here. It cannot be resumed; its files are now in {aside}.")
+
+
+def _write_json(file: pathlib.Path, value: Any) -> None:
+    file.write_text(json.dumps(value, indent=2, default=str) + "\n", "utf-8")
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _unwritable(workdir: pathlib.Path, error: OSError) -> LoraxError:
+    return LoraxError(
+        f"cannot write workdir '{workdir}' ({error.strerror}): make it writable, free some space, "
+        "or choose another --workdir"
+    )

@@ -1,0 +1,1 @@
+"""Data: text in, batches of numbers out. Imports numpy only."""

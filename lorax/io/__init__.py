@@ -1,0 +1,1 @@
+"""Disk: adapters saved and loaded."""

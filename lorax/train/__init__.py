@@ -1,0 +1,1 @@
+"""Training: losses, the pure step, the loop around it, metrics on disk."""

@@ -1,0 +1,81 @@
+"""What is one training step? A pure function of (state, base, batch), compiled once."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+Delta = Any
+Base = Any
+Metrics = dict[str, jax.Array]
+Loss = Callable[[Delta, Base, Any, jax.Array], tuple[jax.Array, Metrics]]
+Schedule = Callable[[jax.Array], Any]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class State:
+    """All that changes in training, as one pytree; the base is not part of it.
+
+    Attributes:
+      delta: what learns.
+      opt_state: the optimizer's state for `delta` alone.
+      step: int32 scalar, updates made so far.
+      key: typed PRNG key of the run; step n uses `fold_in(key, n)`, so that a run which is stopped
+        and continued draws what an uninterrupted one would have drawn.
+    """
+
+    delta: Delta
+    opt_state: Any
+    step: jax.Array
+    key: jax.Array
+
+
+Step = Callable[[State, Base, Any], tuple[State, Metrics]]
+
+
+def init_state(delta: Delta, tx: optax.GradientTransformation, key: jax.Array) -> State:
+    """The state before the first step.
+
+    `delta` and `key` are copied, because a step donates its state: the caller's own arrays, and
+    any array they share with the base, stay valid.
+    """
+    delta = jax.tree.map(lambda x: jnp.array(x, copy=True), delta)
+    return State(delta, tx.init(delta), jnp.zeros((), jnp.int32), jax.random.clone(key))
+
+
+def make_step(
+    loss: Loss, tx: optax.GradientTransformation, learning_rate: Schedule | None = None
+) -> Step:
+    """One compiled update of A and B.
+
+    Args:
+      loss: `loss(delta, base, batch, key) -> (scalar, metrics)`; differentiated with respect to
+        `delta` alone, so gradients of the base are never formed.
+      tx: the optimizer of `delta`. Clipping and weight decay in it see the delta only.
+      learning_rate: the schedule inside `tx`, where there is one, so that it can be reported.
+
+    Returns:
+      `step(state, base, batch) -> (state, metrics)`, jitted. The state is donated: use the returned
+      one. The base is an argument that is neither donated nor returned, hence never copied and
+      never a constant of the program. `metrics` holds those of `loss`, and as float32 scalars:
+      `loss`; `l2_grads`, `l2_updates`, `l2_params`, the global norms of gradient, update and
+      (before the update) delta; and `learning_rate` where it is known.
+    """
+
+    def step(state: State, base: Base, batch: Any) -> tuple[State, Metrics]:
+        key = jax.random.fold_in(state.key, state.step)
+        (value, own), grads = jax.value_and_grad(loss, has_aux=True)(state.delta, base, batch, key)
+        updates, opt_state = tx.update(grads, state.opt_state, state.delta)
+        norms = {"l2_grads": grads, "l2_updates": updates, "l2_params": state.delta}
+        metrics = dict(own) | {"loss": value}
+        metrics |= {name: optax.tree.norm(tree) for name, tree in norms.items()}
+        if learning_rate is not None:
+            metrics["learning_rate"] = jnp.asarray(learning_rate(state.step), jnp.float32)
+        delta = optax.apply_updates(state.delta, updates)
+        return State(delta, opt_state, state.step + 1, state.key), metrics
+
+    return jax.jit(step, donate_argnums=0)

@@ -1,0 +1,109 @@
+"""The loop: records, evaluations, a prompt stop at NaN, no waiting for the newest step."""
+
+import io
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from lorax.core.errors import LoraxError
+from lorax.train import loop
+from lorax.train.loop import LAG, NotFinite, Plan, train
+from lorax.train.metrics import MetricsWriter, read_metrics
+from lorax.train.step import init_state, make_step
+
+BASE = {"w": jnp.arange(3.0)}
+TX = optax.sgd(0.1)
+
+
+def loss(delta, base, batch, key):
+    error = delta["a"] + base["w"] - batch
+    return (error**2).mean(), {"bias": error.mean()}
+
+
+def start():
+    return init_state({"a": jnp.zeros(3)}, TX, jax.random.key(0))
+
+
+def plan(steps, **options):
+    return Plan(steps, "toy", stream=io.StringIO(), **options)
+
+
+def test_trains_and_records(tmp_path):
+    file = tmp_path / "metrics.jsonl"
+    with MetricsWriter(file) as writer:
+        outcome = train(
+            make_step(loss, TX), start(), BASE, itertools.repeat(np.ones(3, np.float32)),
+            plan(7, log_every=3, eval_every=4), writer=writer,
+            evaluate=lambda state: {"score": state.delta["a"].sum()},
+        )  # fmt: skip
+    records = read_metrics(file)
+    assert [(r["kind"], r["step"]) for r in records] == [
+        ("train", 3), ("eval", 4), ("train", 6), ("train", 7), ("eval", 7),
+    ]  # fmt: skip
+    assert all(r["run"] == "toy" for r in records)
+    losses = [r["loss"] for r in records if r["kind"] == "train"]
+    assert losses == sorted(losses, reverse=True)
+    assert outcome.metrics["loss"] == losses[-1]
+    assert int(outcome.state.step) == 7 and outcome.seconds_per_step > 0
+
+
+@pytest.mark.parametrize("bad_step", [1, 5, 9])
+def test_nan_stops_clearly_and_keeps_the_records(tmp_path, bad_step):
+    given = []
+
+    def batches():
+        for number in itertools.count(1):
+            given.append(number)
+            yield np.full(3, np.nan if number == bad_step else 1.0, np.float32)
+
+    file = tmp_path / "metrics.jsonl"
+    with MetricsWriter(file) as writer, pytest.raises(NotFinite) as caught:
+        train(make_step(loss, TX), start(), BASE, batches(), plan(9, log_every=2), writer=writer)
+    message = str(caught.value)
+    assert f"toy: training stopped at step {bad_step}, where loss is nan" in message
+    assert "learning rate" in message or bad_step == 1
+    assert "\n" not in message
+    records = read_metrics(file)
+    assert [r["step"] for r in records] == [*range(2, bad_step, 2), bad_step]
+    assert records[-1]["loss"] is None
+    assert len(given) <= bad_step + LAG
+
+
+def test_infinite_gradient_under_a_finite_loss_stops_too():
+    cusp = lambda delta, base, batch, key: (jnp.sqrt(jnp.abs(delta["a"])).sum(), {})
+    with pytest.raises(NotFinite, match="step 1, where loss is 0.0, l2_grads is (inf|nan)"):
+        train(make_step(cusp, TX), start(), BASE, itertools.repeat(0), plan(5))
+
+
+def test_batches_that_run_out():
+    batches = [np.ones(3, np.float32)] * 2
+    with pytest.raises(LoraxError, match="batches ran out after 2 of 5 steps"):
+        train(make_step(loss, TX), start(), BASE, batches, plan(5))
+
+
+def test_the_newest_steps_are_never_waited_for(monkeypatch):
+    read, started = [], []
+    get = jax.device_get
+
+    def device_get(tree):
+        read.append(len(started))
+        return get(tree)
+
+    def step(state, base, batch):
+        started.append(1)
+        return state, {"loss": jnp.float32(1), "l2_grads": jnp.float32(1)}
+
+    monkeypatch.setattr(loop.jax, "device_get", device_get)
+    train(step, start(), BASE, itertools.repeat(0), plan(20, log_every=1000))
+    # nothing is read before LAG + 1 steps are under way, and then one step's scalars a step
+    assert read[0] == LAG + 1
+    assert read[: 20 - LAG] == list(range(LAG + 1, 21))
+
+
+def test_a_single_step_has_no_median():
+    outcome = train(make_step(loss, TX), start(), BASE, [np.ones(3, np.float32)], plan(1))
+    assert np.isnan(outcome.seconds_per_step)
