@@ -125,7 +125,7 @@ def _nnx() -> Program:
 def _equinox() -> Program:
     model = eqx.nn.MLP(4, 3, 6, depth=2, key=_key(0))
     arrays, static = eqx.partition(model, eqx.is_array)
-    fn = lambda arrays, x: jax.vmap(eqx.combine(arrays, static))(x)  # noqa: E731
+    fn = lambda arrays, x: jax.vmap(eqx.combine(arrays, static))(x)
     return Program(fn, arrays, _x(5, 4), (r".*/weight",))
 
 
@@ -219,9 +219,7 @@ PROGRAMS: dict[str, Callable[[], Program]] = {
     "plain": lambda: _raw(lambda w, x: x @ w, (5, 4), _x(3, 5)),
     "transposed": lambda: _raw(lambda w, x: x @ w.T, (4, 5), _x(3, 5)),
     "weight_on_the_left": lambda: _raw(lambda w, x: w @ x, (4, 5), _x(5, 3)),
-    "experts": lambda: _raw(
-        lambda w, x: jnp.einsum("ecd,edf->ecf", x, w), (3, 5, 4), _x(3, 2, 5)
-    ),
+    "experts": lambda: _raw(lambda w, x: jnp.einsum("ecd,edf->ecf", x, w), (3, 5, 4), _x(3, 2, 5)),
     "experts_routed": lambda: _raw(_routed, (3, 5, 4), _x(3, 5)),
     "experts_ragged": lambda: _raw(_ragged, (3, 5, 4), _x(5, 5)),
     "fori_loop": lambda: _raw(_fori, (3, 5, 5), _x(2, 5)),
@@ -237,9 +235,7 @@ PROGRAMS: dict[str, Callable[[], Program]] = {
 
 def cast(program: Program, dtype: Any) -> Program:
     """The same program with base and input in `dtype`."""
-    change = lambda leaf: (  # noqa: E731
-        leaf.astype(dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
-    )
+    change = lambda leaf: leaf.astype(dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
     return dataclasses.replace(
         program, base=jax.tree.map(change, program.base), x=change(program.x)
     )

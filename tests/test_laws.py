@@ -46,8 +46,7 @@ def moved(delta: Any, size: float = 0.1, seed: int = 5) -> Any:
     leaves, tree = jax.tree.flatten(delta)
     keys = jax.random.split(jax.random.key(seed), len(leaves))
     new = [
-        x + size * jax.random.normal(k, x.shape, x.dtype)
-        for x, k in zip(leaves, keys, strict=True)
+        x + size * jax.random.normal(k, x.shape, x.dtype) for x, k in zip(leaves, keys, strict=True)
     ]
     return jax.tree.unflatten(tree, new)
 
@@ -98,9 +97,9 @@ def test_law_3_and_9_factored_equals_merged_without_fallback(kind, name):
     merged = lorax.adapt(program.fn, adapter, engine="merged")
     delta = moved(delta)
     tolerance = 2e-2 if name == "bf16_compute" else 1e-5
-    run = lambda fn: jax.jit(fn)(program.base, delta, program.x)  # noqa: E731
+    run = lambda fn: jax.jit(fn)(program.base, delta, program.x)
     assert relative(run(apply), run(merged)) < tolerance
-    slope = lambda fn: jax.jit(jax.grad(objective(fn, program.base, program.x)))(delta)  # noqa: E731
+    slope = lambda fn: jax.jit(jax.grad(objective(fn, program.base, program.x)))(delta)
     assert relative(slope(apply), slope(merged)) < 10 * tolerance
 
 

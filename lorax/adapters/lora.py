@@ -33,13 +33,12 @@ class LoRA(Adapter):
       where: "all-linear", which is every leaf that the program contracts in a dot product and
         never looks up (an untied output head included, embeddings, convolutions and norms not);
         or regular expressions, each fully matched against "/"-joined paths; or a mapping from
-        expression to overrides, `{".*/query/kernel": {"rank": 4, "alpha": 8.0}, ".*/value/kernel":
-        {}}`.
+        expression to overrides, `{".*/query/kernel": {"rank": 4}, ".*/value/kernel": {}}`.
       exclude: expressions for leaves to leave out of `where`.
       scaling: "standard", alpha / r, or "rslora", alpha / sqrt(r) (Kalajdzievski, 2023, arXiv
         2312.03732).
-      initializer: "kaiming" (A uniform in ±1/sqrt(in), PEFT's default), "gaussian" (A normal with standard
-        deviation 1/r), "orthogonal"; all with ΔW = 0. Or "pissa" (Meng et al., 2024, arXiv
+      initializer: "kaiming" (A uniform in ±1/sqrt(in), PEFT's default), "gaussian" (A normal with
+        standard deviation 1/r), "orthogonal"; all with ΔW = 0. Or "pissa" (Meng et al., 2024, arXiv
         2404.02948), "olora" (Büyükakyüz, 2024, arXiv 2406.01775), which start A and B from a
         decomposition of W0 and train the offset W0 + scale · (A B - A0 B0); W0 is never touched.
       dropout: rate on the input of A, applied where `lorax.adapt` is given a `dropout_key`.
@@ -56,7 +55,7 @@ class LoRA(Adapter):
     dtype: str | None = None
 
     def __post_init__(self) -> None:
-        set_field = lambda name, value: object.__setattr__(self, name, value)  # noqa: E731
+        set_field = lambda name, value: object.__setattr__(self, name, value)
         set_field("rank", _rank(self.rank))
         set_field("alpha", _alpha(self.alpha))
         set_field("where", _where(self.where))
@@ -178,7 +177,7 @@ class LoRA(Adapter):
         targets = [path for path in found if path not in left_out]
         if not targets:
             raise LoraxError(
-                f"no leaf is adapted: where={self.where!r} without exclude={self.exclude!r} selects "
+                f"no leaf is adapted: where={self.where!r} without exclude={self.exclude!r} leaves "
                 f"none of {len(stored)}; widen where="
             )
         for path in targets:

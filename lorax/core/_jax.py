@@ -61,9 +61,7 @@ def last_uses(jaxpr: Any) -> dict[Any, int]:
     return uses
 
 
-def run(
-    eqns: Sequence[Equation], outputs: Sequence[Any], read: Callable[[Any], Any]
-) -> list[Any]:
+def run(eqns: Sequence[Equation], outputs: Sequence[Any], read: Callable[[Any], Any]) -> list[Any]:
     """Evaluates consecutive equations on plain values; returns the values of `outputs`."""
     defined: set[Any] = set()
     inputs: dict[Any, None] = {}
@@ -77,11 +75,8 @@ def run(
 
 def run_one(eqn: Equation, values: Sequence[Any]) -> list[Any]:
     """Evaluates one equation on plain values, one for each operand; None for dropped outputs."""
-    known = {
-        atom: value
-        for atom, value in zip(eqn.invars, values, strict=True)
-        if not is_literal(atom)
-    }
+    pairs = zip(eqn.invars, values, strict=True)
+    known: dict[Any, Any] = {atom: value for atom, value in pairs if not is_literal(atom)}
     kept = [atom for atom in eqn.outvars if not isinstance(atom, core.DropVar)]
     piece = core.Jaxpr((), list(known), kept, [eqn], eqn.effects, _PIECE)
     found = iter(jax.core.eval_jaxpr(piece, (), *known.values()))
@@ -104,13 +99,23 @@ def programs(eqn: Equation) -> Iterator[Program]:
 def scan_split(eqn: Equation) -> tuple[int, int]:
     """How many leading operands of a scan are constants, and how many carries follow them."""
     body = inner(eqn)
-    sliced = sum(
-        a.aval.ndim != b.aval.ndim for a, b in zip(eqn.invars, body.inputs, strict=True)
+    inputs, outputs = (
+        zip(outer, inside, strict=True)
+        for outer, inside in ((eqn.invars, body.inputs), (eqn.outvars, body.outputs))
     )
-    carried = sum(
-        a.aval.ndim == b.aval.ndim for a, b in zip(eqn.outvars, body.outputs, strict=True)
-    )
+    sliced = sum(_ndim(whole) != _ndim(one) for whole, one in inputs)
+    carried = sum(_ndim(whole) == _ndim(one) for whole, one in outputs)
     return len(eqn.invars) - sliced - carried, carried
+
+
+def _ndim(atom: Any) -> int:
+    return atom.aval.ndim
+
+
+def out_dtype(eqn: Equation) -> Any:
+    """The dtype of an equation's first output."""
+    aval: Any = eqn.outvars[0].aval
+    return aval.dtype
 
 
 def while_parts(eqn: Equation) -> tuple[Program, int, Program, int]:

@@ -63,7 +63,8 @@ class Adapter(abc.ABC):
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready description; `from_dict` is its inverse."""
-        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}  # type: ignore[arg-type]
+        names = [field.name for field in dataclasses.fields(self)]  # type: ignore[arg-type]
+        fields = {name: getattr(self, name) for name in names}
         return {"adapter": type(self).__name__, **fields}
 
     def to_json(self) -> str:
@@ -105,7 +106,7 @@ class Chain(Adapter):
 
     def __init__(self, *members: Adapter):
         if not members:
-            raise LoraxError("Chain() got no adapters: expected at least one, Chain(LoRA(...), ...)")
+            raise LoraxError("Chain() got no adapters: expected at least one, as in Chain(LoRA())")
         for member in members:
             check_adapter(member)
         object.__setattr__(self, "members", tuple(members))
@@ -190,7 +191,9 @@ def from_json(text: str) -> Adapter:
     try:
         description = json.loads(text)
     except json.JSONDecodeError as error:
-        raise LoraxError(f"adapter description is not JSON ({error}): write it with to_json()") from None
+        raise LoraxError(
+            f"adapter description is not JSON ({error}): write it with to_json()"
+        ) from None
     if not isinstance(description, dict):
         raise LoraxError(
             f"adapter description is a JSON {type(description).__name__}: expected an object with "
@@ -223,7 +226,11 @@ def low_rank_leaves(leaves: Mapping[str, Any]) -> dict[str, LowRank]:
 
 
 def _subclasses(cls: type) -> set[type]:
-    return {sub for child in cls.__subclasses__() for sub in {child, *_subclasses(child)}}
+    found: set[type] = set()
+    children: list[type] = cls.__subclasses__()
+    for child in children:
+        found |= {child, *_subclasses(child)}
+    return found
 
 
 def _describe(value: Any) -> str:

@@ -1,6 +1,6 @@
 """How does a leaf enter a program inside the program? By recursion, sliced or split as W0 is."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -92,33 +92,27 @@ def scan(ctx: Any, eqn: _jax.Equation, values: Values) -> list[Any]:
 def _sliced(xs: Sequence[Any]) -> tuple[list[Any], Callable[[Sequence[Any]], list[Any]]]:
     """The arrays to scan over, and how one iteration's slices become its values."""
     stacked: list[Any] = []
-    plans: list[tuple[Any, list[int | None]]] = []
     for x in xs:
-        places: list[int | None] = []
+        label = x.axes[0] if isinstance(x, Implicit) else None
         for array, labels in x.pieces() if isinstance(x, Implicit) else [(x, (None,))]:
-            label = x.axes[0] if isinstance(x, Implicit) else None
-            places.append(len(stacked) if label in labels else None)
             if label in labels:
                 stacked.append(jnp.moveaxis(array, labels.index(label), 0))
-        plans.append((x, places))
 
     def unslice(now: Sequence[Any]) -> list[Any]:
-        return [
-            _one_of(x, [None if place is None else now[place] for place in places])
-            if isinstance(x, Implicit)
-            else now[places[0]]
-            for x, places in plans
-        ]
+        queue = iter(now)
+        return [_one_of(x, queue) if isinstance(x, Implicit) else next(queue) for x in xs]
 
     return stacked, unslice
 
 
-def _one_of(leaf: Implicit, slices: Sequence[Any]) -> Implicit:
-    """`leaf` at one iteration: its leading label is gone and remembered as a stack axis."""
-    pieces = zip(leaf.pieces(), slices, strict=True)
-    arrays = [array if now is None else now for (array, _), now in pieces]
-    rebuilt = leaf.rebuild(arrays, drop=leaf.axes[0])
-    return rebuilt.remember(stack=leaf.origins[0])
+def _one_of(leaf: Implicit, slices: Iterator[Any]) -> Implicit:
+    """`leaf` at one iteration: its leading label is gone and remembered as a stack axis.
+
+    A piece without that label, the scale for instance, is the same in every iteration.
+    """
+    label = leaf.axes[0]
+    arrays = [next(slices) if label in labels else array for array, labels in leaf.pieces()]
+    return leaf.rebuild(arrays, drop=label).remember(stack=leaf.origins[0])
 
 
 def while_(ctx: Any, eqn: _jax.Equation, values: Values) -> list[Any]:

@@ -56,8 +56,10 @@ def contract(
 
 
 def _dot(x: jax.Array, y: jax.Array, numbers: Any, precision: Any, dtype: Any) -> jax.Array:
-    dot = lambda dtype: lambda x, y: lax.dot_general(
-        x, y, numbers, precision=precision, preferred_element_type=dtype
+    dot = lambda dtype: (
+        lambda x, y: lax.dot_general(
+            x, y, numbers, precision=precision, preferred_element_type=dtype
+        )
     )
     own = jnp.promote_types(x.dtype, y.dtype)
     return widened(dot(own), dot(dtype), own, dtype or own)(x, y)
@@ -103,5 +105,5 @@ def _grouped(
         x = lax.transpose(x, permutation)
     sizes = iter(x.shape)
     x = x.reshape([math.prod(next(sizes) for _ in group) for group in order])
-    where = [(order.index(group),) if group else () for group in groups]
+    where: list[tuple[int, ...]] = [(order.index(g),) if g else () for g in groups]
     return x, where

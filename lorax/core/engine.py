@@ -72,11 +72,15 @@ class Adapted:
         Raises:
           LoraxError: the delta does not fit the base and the adapter.
         """
+        if self.engine == "merged" and self.dropout_key is None:
+            return self.fn(self.adapter.merge(base, delta), *args, **kwargs)
+        params, derived = unprepared(base)
+        leaves = self.adapter.leaves(params, delta, derived)
         if self.engine == "merged":
+            _refuse_dropout(leaves)
             return self.fn(self.adapter.merge(base, delta), *args, **kwargs)
         evaluation = Evaluation(self.on_fallback, self.dropout_key)
-        base, derived = unprepared(base)
-        leaves = self.adapter.leaves(base, delta, derived)
+        base = params
         outputs = evaluate(evaluation, self.fn, base, leaves, args, kwargs)
         evaluation.warn()
         return outputs
@@ -117,11 +121,6 @@ def adapt(
     check_adapter(adapter)
     _check_choice("engine", engine, ENGINES)
     _check_choice("on_fallback", on_fallback, FALLBACKS)
-    if engine == "merged" and dropout_key is not None and getattr(adapter, "dropout", 0.0):
-        raise LoraxError(
-            "engine='merged' has no dropout on the input of A: use engine='factored', or "
-            "dropout_key=None"
-        )
     return Adapted(fn, adapter, engine, on_fallback, dropout_key)
 
 
@@ -145,12 +144,19 @@ def evaluate(
     if not factored:
         return fn(paths.replace(base, dense), *args, **kwargs)
     values = {
-        path: implicit(path, leaf, factored[path])
-        if path in factored
-        else dense.get(path, leaf)
+        path: implicit(path, leaf, factored[path]) if path in factored else dense.get(path, leaf)
         for path, leaf in stored.items()
     }
     return run_on(evaluation, fn, base, stored, values, args, kwargs)
+
+
+def _refuse_dropout(leaves: Mapping[str, Any]) -> None:
+    for path, leaf in low_rank_leaves(leaves).items():
+        if leaf.dropout:
+            raise LoraxError(
+                f"'{path}' has dropout {leaf.dropout} and engine='merged' has no input of A to "
+                "mask: use engine='factored', or dropout_key=None"
+            )
 
 
 def _check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:

@@ -146,8 +146,8 @@ class Evaluation:
         if self.drops and leaf.dropout and leaf.terms:
             name = at if isinstance(at, str) else at.primitive.name
             raise LoraxError(
-                f"'{leaf.path}' is merged at '{name}' and has dropout {leaf.dropout}: dropout needs "
-                "the factored form; leave the leaf out of where=, or set dropout=0"
+                f"'{leaf.path}' is merged at '{name}' and has dropout {leaf.dropout}: dropout "
+                "needs the factored form; leave the leaf out of where=, or set dropout=0"
             )
 
     def record(
@@ -208,7 +208,8 @@ class Evaluation:
             return x
         places = [place for place in self.uses if place[0] == leaf.path]
         key = paths.key_for(self.dropout_key, leaf.path)
-        for number in (places.index((leaf.path, *self._calls)), *self._iterations):
+        key = jax.random.fold_in(key, places.index((leaf.path, *self._calls)))
+        for number in self._iterations:
             key = jax.random.fold_in(key, number)
         keep = jax.random.bernoulli(key, 1.0 - leaf.dropout, x.shape if shape is None else shape)
         keep = keep.reshape(keep.shape + (1,) * (x.ndim - keep.ndim))

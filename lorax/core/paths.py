@@ -7,7 +7,7 @@ variables, `nnx.State`, Equinox modules and plain containers. Integer keys becom
 import difflib
 import hashlib
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -63,7 +63,7 @@ def flatten(tree: Tree) -> dict[str, Any]:
 
 
 def replace(tree: Tree, new: Mapping[str, Any]) -> Tree:
-    """`tree` with the array leaves named in `new` exchanged; every other leaf is the same object."""
+    """`tree` with the array leaves named in `new` exchanged; the others are the same objects."""
 
     def choose(keys: Sequence[Any], leaf: Any) -> Any:
         return new.get(path_of(keys), leaf) if is_array(leaf) else leaf
@@ -105,7 +105,7 @@ def matches(pattern: str, path: str) -> bool:
 
 
 def excluded(patterns: Iterable[str], paths: Iterable[str]) -> set[str]:
-    """The paths that any of `patterns` fully matches; a pattern that matches nothing is an error."""
+    """The paths that any of `patterns` fully matches; one without a match is an error."""
     paths = list(paths)
     return {path for pattern in patterns for path in select((pattern,), paths)}
 
@@ -132,8 +132,7 @@ def _compile(pattern: str) -> re.Pattern[str]:
 
 
 def _no_match(pattern: str, paths: Sequence[str]) -> str:
-    inside: Callable[[str], bool] = lambda path: re.search(pattern, path) is not None  # noqa: E731
-    near = [path for path in paths if inside(path)][:3] or nearest(pattern, paths)
+    near = [path for path in paths if re.search(pattern, path)][:3] or nearest(pattern, paths)
     hint = f"near misses: {', '.join(repr(p) for p in near)}" if near else "the base has no leaves"
     return (
         f"pattern '{pattern}' matches none of {len(paths)} leaves: expected a full match of a "

@@ -46,7 +46,7 @@ def dot_general(ctx: Any, eqn: _jax.Equation, values: Values) -> list[Any]:
     x = ctx.drop(x, leaf, eqn)
     for term in leaf.terms:
         y = y + low_rank(x, x_axes, leaf, term, out_axes, y.dtype, eqn.params["precision"])
-    return [y.astype(eqn.outvars[0].aval.dtype)]
+    return [y.astype(_jax.out_dtype(eqn))]
 
 
 def base_product(eqn: _jax.Equation, values: Values) -> jax.Array:
@@ -55,7 +55,7 @@ def base_product(eqn: _jax.Equation, values: Values) -> jax.Array:
     Rounding x W0 before the low-rank part is added would cost as much accuracy as merging in
     bfloat16 does.
     """
-    own, total = eqn.outvars[0].aval.dtype, jnp.dtype(jnp.float32)
+    own, total = _jax.out_dtype(eqn), jnp.dtype(jnp.float32)
     wider = eqn.replace(params=eqn.params | {"preferred_element_type": total})
     narrow, wide = (lambda *v, e=e: _jax.run_one(e, v)[0] for e in (eqn, wider))
     return widened(narrow, wide if own.itemsize == 2 else narrow, own, total)(*values)
@@ -75,7 +75,8 @@ def low_rank(
     The factor that shares more of the contracted size with x goes first, so that the product
     between is (tokens, rank) whichever side of the leaf the program contracts.
     """
-    first, second = sorted(term.sides, key=lambda side: -_summed(x.shape, x_axes, side[1], out_axes))
+    shared = lambda side: _summed(x.shape, x_axes, side[1], out_axes)
+    first, second = sorted(term.sides, key=shared, reverse=True)
     kept = [label for label in x_axes if label not in first[1] or label in (*second[1], *out_axes)]
     kept += [label for label in first[1] if label not in x_axes]
     if not jnp.issubdtype(x.dtype, jnp.floating):
@@ -221,8 +222,8 @@ def conv_general_dilated(ctx: Any, eqn: _jax.Equation, values: Values) -> list[A
             return None
         kernel = lax.transpose(term.a, [term.a_axes.index(label) for label in wanted])
         total = jnp.promote_types(x.dtype, jnp.float32)
-        conv = lambda dtype: lambda x, k: lax.conv_general_dilated(
-            x, k, **p | {"preferred_element_type": dtype}
+        conv = lambda dtype: (
+            lambda x, k: lax.conv_general_dilated(x, k, **p | {"preferred_element_type": dtype})
         )
         small = widened(conv(x.dtype), conv(total), x.dtype, total)(x, kernel.astype(x.dtype))
         small = (small * jnp.asarray(term.sign * leaf.scale, total)).astype(x.dtype)
@@ -230,7 +231,7 @@ def conv_general_dilated(ctx: Any, eqn: _jax.Equation, values: Values) -> list[A
             small, small_axes, term.b.astype(x.dtype), term.b_axes, out_axes,
             precision=_one_side(p["precision"]), dtype=y.dtype,
         )  # fmt: skip
-    return [y.astype(eqn.outvars[0].aval.dtype)]
+    return [y.astype(_jax.out_dtype(eqn))]
 
 
 def ragged_dot_general(ctx: Any, eqn: _jax.Equation, values: Values) -> list[Any] | None:
@@ -260,12 +261,13 @@ def ragged_dot_general(ctx: Any, eqn: _jax.Equation, values: Values) -> list[Any
             return None
         a = lax.transpose(term.a, [term.a_axes.index(i) for i in (group, summed, RANK)])
         b = lax.transpose(term.b, [term.b_axes.index(i) for i in (group, RANK, free)])
-        small = lax.ragged_dot_general(x, a.astype(x.dtype), sizes, _numbers_for_x(numbers), **options)
+        outer = _numbers_for_x(numbers)
+        small = lax.ragged_dot_general(x, a.astype(x.dtype), sizes, outer, **options)
         small = small * jnp.asarray(term.sign * leaf.scale, small.dtype)
         y = y + lax.ragged_dot_general(
             small, b.astype(small.dtype), sizes, inner, **options, preferred_element_type=y.dtype
         )
-    return [y.astype(eqn.outvars[0].aval.dtype)]
+    return [y.astype(_jax.out_dtype(eqn))]
 
 
 def _numbers_for_x(numbers: Any) -> Any:

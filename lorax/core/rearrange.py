@@ -5,8 +5,9 @@ factors have it.
 """
 
 import dataclasses
+import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -80,26 +81,21 @@ def slice_(ctx: Any, eqn: _jax.Equation, values: Values) -> list[Any]:
     full = zip(p["start_indices"], p["limit_indices"], strides, leaf.w.shape, strict=True)
     for label, (start, stop, stride, size) in zip(leaf.axes, full, strict=True):
         if (start, stop, stride) != (0, size, 1):
-            leaf = leaf.map_axis(
-                label,
-                lambda x, axis, at=(start, stop, stride): lax.slice_in_dim(x, *at, axis=axis),
-            )
+            leaf = leaf.map_axis(label, _slicer(start, stop, stride))
     return [leaf]
+
+
+def _slicer(start: int, stop: int, stride: int = 1) -> Callable[[Any, int], Any]:
+    return lambda x, axis: lax.slice_in_dim(x, start, stop, stride, axis)
 
 
 def split(ctx: Any, eqn: _jax.Equation, values: Values) -> list[Any]:
     """Several slices along one axis, a fused q, k, v kernel for instance."""
     (leaf,), outputs, start = values, [], 0
     label = leaf.axes[eqn.params["axis"]]
-    for size in eqn.params["sizes"]:
-        stop = start + int(size)
-        outputs.append(
-            leaf.map_axis(
-                label,
-                lambda x, axis, at=(start, stop): lax.slice_in_dim(x, *at, axis=axis),
-            )
-        )
-        start = stop
+    for size in map(int, eqn.params["sizes"]):
+        outputs.append(leaf.map_axis(label, _slicer(start, start + size)))
+        start += size
     return outputs
 
 
@@ -111,11 +107,13 @@ def dynamic_slice(ctx: Any, eqn: _jax.Equation, values: Values) -> list[Any] | N
     sizes = eqn.params["slice_sizes"]
     for label, start, size, whole in zip(leaf.axes, starts, sizes, leaf.w.shape, strict=True):
         if size != whole:
-            leaf = leaf.map_axis(
-                label,
-                lambda x, axis, at=(start, size): lax.dynamic_slice_in_dim(x, *at, axis=axis),
-            )
+            cut = functools.partial(_dynamic_slice, start=start, size=size)
+            leaf = leaf.map_axis(label, cut)
     return [leaf]
+
+
+def _dynamic_slice(x: Any, axis: int, start: Any, size: int) -> Any:
+    return lax.dynamic_slice_in_dim(x, start, size, axis)
 
 
 def squeeze(ctx: Any, eqn: _jax.Equation, values: Values) -> list[Any]:
@@ -171,8 +169,13 @@ def reshape(ctx: Any, eqn: _jax.Equation, values: Values) -> list[Any] | None:
     pairs = []
     for olds, news in groups:
         labels = [leaf.axes[i] for i in olds]
-        pairs.append((labels, [ctx.fresh_label() for _ in news] if len(news) > 1 or len(labels) > 1
-                      else labels, news))
+        pairs.append(
+            (
+                labels,
+                [ctx.fresh_label() for _ in news] if len(news) > 1 or len(labels) > 1 else labels,
+                news,
+            )
+        )
     if any(not _together(leaf, labels) for labels, _, _ in pairs):
         return None
     for labels, new_labels, news in pairs:
@@ -180,9 +183,7 @@ def reshape(ctx: Any, eqn: _jax.Equation, values: Values) -> list[Any] | None:
     return [_with_units(ctx, leaf, sizes)]
 
 
-def _groups(
-    old: Sequence[int], new: Sequence[int]
-) -> list[tuple[list[int], list[int]]] | None:
+def _groups(old: Sequence[int], new: Sequence[int]) -> list[tuple[list[int], list[int]]] | None:
     """Pairs (axes of old, sizes of new) with equal products, as fine as possible; no unit axes."""
     groups, i, j = [], 0, 0
     while i < len(old):
@@ -202,11 +203,7 @@ def _groups(
 
 
 def _together(leaf: Implicit, labels: Sequence[Label]) -> bool:
-    return all(
-        len({label in side for label in labels}) == 1
-        for _, side in leaf.pieces()
-        if side
-    )
+    return all(len({label in side for label in labels}) == 1 for _, side in leaf.pieces() if side)
 
 
 def _regrouped(
@@ -243,15 +240,10 @@ def _with_units(ctx: Any, leaf: Implicit, sizes: Sequence[int]) -> Implicit:
     """Puts axes of size one back where `sizes` has them; A carries them."""
     if len(sizes) == leaf.w.ndim:
         return leaf
-    queue, axes, origins, units = list(zip(leaf.axes, leaf.origins, strict=True)), [], [], []
-    for size in sizes:
-        if size == 1:
-            units.append(ctx.fresh_label())
-            label, origin = units[-1], frozenset()
-        else:
-            label, origin = queue.pop(0)
-        axes.append(label)
-        origins.append(origin)
+    known = zip(leaf.axes, leaf.origins, strict=True)
+    units: list[Label] = [ctx.fresh_label() for size in sizes if size == 1]
+    new = iter([(label, frozenset[int]()) for label in units])
+    axes, origins = zip(*(next(new if size == 1 else known) for size in sizes), strict=True)
     terms = tuple(
         dataclasses.replace(
             term,
@@ -261,6 +253,4 @@ def _with_units(ctx: Any, leaf: Implicit, sizes: Sequence[int]) -> Implicit:
         for term in leaf.terms
     )
     w = leaf.w.reshape(tuple(sizes))
-    return dataclasses.replace(
-        leaf, w=w, axes=tuple(axes), origins=tuple(origins), terms=terms
-    )
+    return dataclasses.replace(leaf, w=w, axes=axes, origins=origins, terms=terms)

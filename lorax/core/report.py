@@ -14,7 +14,7 @@ from lorax.core.engine import evaluate
 from lorax.core.evaluation import Evaluation, Use, by_path
 from lorax.core.leaf import LowRank, Roles
 from lorax.core.roles import resolve, watch
-from lorax.core.trace import shapes_only
+from lorax.core.trace import shapes_of, shapes_only
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,7 +88,9 @@ class Report:
         )
 
 
-def report(fn: Callable[..., Any], adapter: Adapter, base: Base, *args: Any, **kwargs: Any) -> Report:
+def report(
+    fn: Callable[..., Any], adapter: Adapter, base: Base, *args: Any, **kwargs: Any
+) -> Report:
     """Which leaves `adapter` adapts in `fn`, how each is evaluated, and why any is merged.
 
     Args:
@@ -107,7 +109,8 @@ def report(fn: Callable[..., Any], adapter: Adapter, base: Base, *args: Any, **k
     stored = paths.flatten(base)
     seen = by_path(watch(fn, base, args, kwargs).uses)
     roles = {path: resolve(seen.get(path, []), len(leaf.shape)) for path, leaf in stored.items()}
-    evaluation, sizes = Evaluation(), {}
+    evaluation = Evaluation()
+    sizes: dict[str, Any] = {}
     abstract, put_back = shapes_only((args, dict(kwargs)))
 
     def program(leaves: Any, rest: Any) -> Any:
@@ -118,11 +121,11 @@ def report(fn: Callable[..., Any], adapter: Adapter, base: Base, *args: Any, **k
         args, kwargs = put_back(rest)
         return jax.tree.leaves(evaluate(evaluation, fn, full, sizes["leaves"], args, kwargs))
 
-    jax.eval_shape(program, {p: jax.ShapeDtypeStruct(x.shape, x.dtype) for p, x in stored.items()}, abstract)
+    jax.eval_shape(program, shapes_of(stored), abstract)
     uses = by_path(evaluation.uses)
     rows = tuple(
-        _row(path, leaf, roles[path], sizes["leaves"].get(path), seen.get(path, []), uses.get(path, []))
-        for path, leaf in stored.items()
+        _row(p, leaf, roles[p], sizes["leaves"].get(p), seen.get(p, []), uses.get(p, []))
+        for p, leaf in stored.items()
     )
     return Report(rows, sizes["delta"], sum(math.prod(leaf.shape) for leaf in stored.values()))
 
@@ -157,4 +160,5 @@ def _roles(roles: Roles) -> str:
 def _table(rows: Sequence[Sequence[str]]) -> str:
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)) for row in rows]
-    return "\n".join(line.rstrip() for line in [lines[0], "  ".join("─" * w for w in widths), *lines[1:]])
+    lines.insert(1, "  ".join("─" * width for width in widths))
+    return "\n".join(line.rstrip() for line in lines)

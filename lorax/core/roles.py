@@ -10,7 +10,7 @@ from lorax.core import paths
 from lorax.core.adapter import Base, unprepared
 from lorax.core.evaluation import Evaluation, Use, by_path
 from lorax.core.leaf import Roles, bare
-from lorax.core.trace import run_on, shapes_only
+from lorax.core.trace import run_on, shapes_of, shapes_only
 
 PRODUCTS = {"conv_general_dilated": "conv", "gather": "gather"}
 
@@ -50,8 +50,7 @@ def watch(
         return run_on(evaluation, fn, base, stored, values, args, kwargs)
 
     abstract, put_back = shapes_only((args, dict(kwargs)))
-    stored = {path: _shape(leaf) for path, leaf in paths.flatten(base).items()}
-    jax.eval_shape(program, stored, abstract)
+    jax.eval_shape(program, shapes_of(paths.flatten(base)), abstract)
     return evaluation
 
 
@@ -91,7 +90,3 @@ def _axes(use: Use, ndim: int) -> tuple[frozenset[int], frozenset[int], frozense
 def _text(groups: Sequence[frozenset[int]]) -> str:
     names = zip(("stack", "inputs", "outputs"), groups, strict=True)
     return ", ".join(f"{name}={tuple(sorted(axes))}" for name, axes in names)
-
-
-def _shape(leaf: Any) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)

@@ -30,6 +30,11 @@ def run_on(
     return jax.tree.unflatten(tree, outputs)
 
 
+def shapes_of(leaves: Mapping[str, Any]) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shape and dtype of each leaf."""
+    return {path: jax.ShapeDtypeStruct(x.shape, x.dtype) for path, x in leaves.items()}
+
+
 def shapes_only(tree: Any) -> tuple[list[Any], Callable[[list[Any]], Any]]:
     """The `ShapeDtypeStruct` leaves of `tree`, and how to put other arrays in their places.
 

@@ -69,9 +69,14 @@ def check_paths(delta: Any, wanted: Iterable[str] | None, stored: Mapping[str, A
     if wanted is None:
         return
     wanted = list(wanted)
-    for path in [path for path in wanted if path not in delta] or [p for p in delta if p not in wanted]:
-        verb = "lacks" if path in wanted else "holds"
+    lacking, extra = ([p for p in a if p not in b] for a, b in ((wanted, delta), (delta, wanted)))
+    if lacking or extra:
+        what = (
+            f"lacks '{lacking[0]}', which where= selects"
+            if lacking
+            else (f"holds '{extra[0]}', which where= does not select")
+        )
         raise LoraxError(
-            f"delta {verb} '{path}', which where= {'selects' if path in wanted else 'does not select'}"
-            ": it was saved with another config; load its adapter.json, or correct where="
+            f"delta {what}: it was saved with another config; load its adapter.json, or correct "
+            "where="
         )

@@ -1,7 +1,8 @@
 """How does an adapter get to disk and back? `adapter.json` and the arrays of its delta.
 
     directory/
-      adapter.json   what the adapter is, and the form of its delta: paths, roles, shapes, dtypes
+      adapter.json   what the adapter is, the form of its delta (paths, roles, shapes, dtypes), and
+                     size and CRC-32 of every file of arrays/
       arrays/        an Orbax checkpoint, one entry an array
 
 The base is never part of it. One process writes; a directory appears whole or not at all.
@@ -14,6 +15,7 @@ import os
 import pathlib
 import shutil
 import uuid
+import zlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -56,12 +58,13 @@ def save_adapter(
         )
     target = _absolute(directory)
     _check_free(target, overwrite)
-    text = _description(adapter, delta)
+    description = _description(adapter, delta)
     partial = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.partial")
     try:
         partial.mkdir(parents=True)
-        (partial / JSON_NAME).write_text(text, "utf-8")
         _save_arrays(partial / ARRAYS_NAME, named_arrays(delta))
+        description["files"] = _checksums(partial)
+        (partial / JSON_NAME).write_text(_readable(description, depth=3) + "\n", "utf-8")
         _put_in_place(partial, target)
     except (OSError, ValueError, RuntimeError) as error:
         raise LoraxError(
@@ -83,11 +86,12 @@ def load_adapter(directory: Path) -> tuple[Adapter, Delta]:
     saved = _read_json(source)
     try:
         adapter, form = from_dict(saved["adapter"]), saved["delta"]
-        wanted = abstract_arrays(form)
+        wanted, files = abstract_arrays(form), dict(saved["files"])
     except LoraxError as error:
         raise LoraxError(f"'{source / JSON_NAME}': {error}") from None
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise _damaged(source / JSON_NAME, f"no valid entry {error}") from None
+    _check_files(source, files)
     arrays = _load_arrays(source / ARRAYS_NAME, wanted)
     return adapter, build(form, arrays)
 
@@ -101,7 +105,7 @@ def _absolute(directory: Path) -> pathlib.Path:
     return pathlib.Path(os.path.abspath(directory))
 
 
-def _description(adapter: Adapter, delta: Delta) -> str:
+def _description(adapter: Adapter, delta: Delta) -> dict[str, Any]:
     form = describe(delta)
     try:
         own = json.loads(adapter.to_json())
@@ -110,7 +114,7 @@ def _description(adapter: Adapter, delta: Delta) -> str:
             f"{type(adapter).__name__} cannot be written as JSON ({error}): expected plain values; "
             "write alpha=float(alpha), and unstack a vmapped delta first"
         ) from None
-    return _readable({"format": FORMAT, "adapter": own, "delta": form}, depth=3) + "\n"
+    return {"format": FORMAT, "adapter": own, "delta": form}
 
 
 def _readable(value: Any, depth: int, indent: str = "") -> str:
@@ -192,8 +196,6 @@ def _save_arrays(directory: pathlib.Path, arrays: dict[str, Any]) -> None:
 def _load_arrays(directory: pathlib.Path, wanted: dict[str, Any]) -> dict[str, Any]:
     import orbax.checkpoint as ocp
 
-    if not directory.is_dir():
-        raise _damaged(directory, "the arrays are missing")
     try:
         with _quiet(), ocp.StandardCheckpointer() as checkpointer:
             _compare(directory, checkpointer.metadata(directory).item_metadata, wanted)
@@ -202,6 +204,36 @@ def _load_arrays(directory: pathlib.Path, wanted: dict[str, Any]) -> dict[str, A
         raise
     except Exception as error:  # Orbax and TensorStore raise many types, with pages of text
         raise _damaged(directory, _reason(error)) from None
+
+
+def _checksums(folder: pathlib.Path) -> dict[str, list[int]]:
+    """Size and CRC-32 of each file below `folder`, by its relative path."""
+    files = sorted(file for file in folder.rglob("*") if file.is_file())
+    return {file.relative_to(folder).as_posix(): _checksum(file) for file in files}
+
+
+def _checksum(file: pathlib.Path) -> list[int]:
+    size, crc = 0, 0
+    with open(file, "rb") as stream:
+        while chunk := stream.read(1 << 20):
+            size, crc = size + len(chunk), zlib.crc32(chunk, crc)
+    return [size, crc]
+
+
+def _check_files(source: pathlib.Path, files: dict[str, list[int]]) -> None:
+    """Damage is found here and named by file; TensorStore would tell it in pages of text."""
+    for name, expected in files.items():
+        try:
+            found = _checksum(source / name)
+        except OSError as error:
+            raise _damaged(source / name, _reason(error)) from None
+        if found != expected:
+            what = (
+                "its content changed"
+                if found[0] == expected[0]
+                else (f"{found[0]} bytes instead of {expected[0]}")
+            )
+            raise _damaged(source / name, what)
 
 
 def _compare(directory: pathlib.Path, metadata: Any, wanted: dict[str, Any]) -> None:

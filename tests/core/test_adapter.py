@@ -28,9 +28,7 @@ def program(base, x):
     return hidden @ base["head"]["kernel"] + base["head"]["bias"]
 
 
-CHAIN = lorax.Chain(
-    lorax.LoRA(rank=2, where=("body/kernel",)), lorax.Full(where=("head/.*",))
-)
+CHAIN = lorax.Chain(lorax.LoRA(rank=2, where=("body/kernel",)), lorax.Full(where=("head/.*",)))
 
 
 def test_chain_is_an_adapter(base):

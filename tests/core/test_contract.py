@@ -17,7 +17,9 @@ def test_any_pair_of_labelled_arrays(data):
     x_axes = data.draw(st.lists(st.sampled_from("abcde"), unique=True, min_size=1))
     y_axes = data.draw(st.lists(st.sampled_from("abcde"), unique=True, min_size=1))
     alone = set(x_axes) ^ set(y_axes)
-    kept = [label for label in sorted({*x_axes, *y_axes}) if label in alone or data.draw(st.booleans())]
+    kept = [
+        label for label in sorted({*x_axes, *y_axes}) if label in alone or data.draw(st.booleans())
+    ]
     out_axes = data.draw(st.permutations(kept))
     rng = np.random.default_rng(0)
     x = rng.normal(size=[SIZES[label] for label in x_axes]).astype(np.float32)

@@ -36,7 +36,9 @@ def test_replace_hands_back_the_same_objects():
 def test_select_matches_whole_paths_in_tree_order():
     names = ["l0/query/kernel", "l0/query/bias", "l1/query/kernel"]
     assert list(paths.select((r".*/query/kernel",), names)) == [names[0], names[2]]
-    with pytest.raises(lorax.LoraxError, match="pattern 'query' matches none of 3 leaves.*l0/query"):
+    with pytest.raises(
+        lorax.LoraxError, match="pattern 'query' matches none of 3 leaves.*l0/query"
+    ):
         paths.select(("query",), names)
     with pytest.raises(lorax.LoraxError, match=r"patterns .* and .* both match 'l0/query/kernel'"):
         paths.select((r".*kernel", r"l0/.*"), names)

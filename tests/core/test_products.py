@@ -35,9 +35,7 @@ def _program(case):
     orders = [leaf_order, x_order]
     where = [{axis: position for position, axis in enumerate(order)} for order in orders]
     leaf_shape, x_shape = ([shapes[i][axis] for axis in orders[i]] for i in (0, 1))
-    numbers = [
-        (tuple(w[b + i] for i in range(s)), tuple(w[i] for i in range(b))) for w in where
-    ]
+    numbers = [(tuple(w[b + i] for i in range(s)), tuple(w[i] for i in range(b))) for w in where]
     if side == 1:  # the leaf is the right operand
         numbers = numbers[::-1]
     dims = ((numbers[0][0], numbers[1][0]), (numbers[0][1], numbers[1][1]))
@@ -71,9 +69,9 @@ def test_dot_rule_over_random_dimension_numbers(case):
 
         @jax.jit
         def both(delta):
-            slope = lambda apply: jax.value_and_grad(
-                lambda d: jnp.sum(jnp.sin(apply(base, d, x)))
-            )(delta)
+            slope = lambda apply: jax.value_and_grad(lambda d: jnp.sum(jnp.sin(apply(base, d, x))))(
+                delta
+            )
             outputs = factored(base, delta, x), merged(base, delta, x)
             return outputs, slope(factored), slope(merged)
 

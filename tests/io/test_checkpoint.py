@@ -226,9 +226,9 @@ DAMAGES = {
         _edit(lambda s: s["delta"]["items"].pop(next(iter(s["delta"]["items"])))),
         "unknown entry",
     ),
-    "no arrays": (_without_arrays, "arrays are missing"),
-    "truncated": (_truncated, "is damaged"),
-    "flipped bits": (_flipped, "is damaged"),
+    "no arrays": (_without_arrays, "arrays.*is damaged"),
+    "truncated": (_truncated, "bytes instead of"),
+    "flipped bits": (_flipped, "content changed"),
 }
 
 
