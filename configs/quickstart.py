@@ -30,10 +30,10 @@ def get_config(arg: str = "") -> ConfigDict:
         {"batch": 16, "length": 128, "eval_bytes": 24_576, "hold_out_every": 10}
     )
     config.pretrain = ConfigDict(
-        {"steps": 450, "learning_rate": 4e-3, "warmup": 30, "weight_decay": 0.1, "clip": 1.0}
+        {"steps": 450, "learning_rate": 2.5e-3, "warmup": 30, "weight_decay": 0.1, "clip": 1.0}
     )
     config.adapt = ConfigDict(
-        {"steps": 250, "warmup": 20, "weight_decay": 0.0, "clip": 1.0, "evaluations": 4}
+        {"steps": 200, "warmup": 20, "weight_decay": 0.0, "clip": 1.0, "evaluations": 5}
     )
     config.methods = ConfigDict(
         {
@@ -44,7 +44,8 @@ def get_config(arg: str = "") -> ConfigDict:
         }
     )
     config.compare = ("lora_r1", "lora_r4", "lora_r16", "full")
-    config.sample = ConfigDict({"prompt": "def ", "length": 240, "temperature": 0.5})
+    # prompt and sample together stay within data.length, the longest context ever trained on
+    config.sample = ConfigDict({"prompt": "def ", "length": 124, "temperature": 0.5})
     config.log_every = 10
     if arg == "smoke":
         _shrink(config)

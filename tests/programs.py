@@ -38,7 +38,7 @@ def _x(*shape: int) -> Array:
 
 
 def _linen(module: nn.Module, x: Array, where: Any = (r".*/kernel",)) -> Program:
-    variables = module.init(_key(0), x)
+    variables = jax.jit(module.init)(_key(0), x)
     return Program(lambda base, x: module.apply(base, x), variables, x, where)
 
 
@@ -202,7 +202,7 @@ PROGRAMS: dict[str, Callable[[], Program]] = {
     "dense": lambda: _linen(_Dense(), _x(3, 5)),
     "dense_general": lambda: _linen(_General(), _x(2, 3, 4)),
     "einsum": lambda: _linen(_Einsum(), _x(2, 3, 4)),
-    "embed_tied": lambda: _linen(_Tied(), jnp.array([[1, 4, 4], [0, 9, 10]]), (".*embedding",)),
+    "embed_tied": lambda: _linen(_Tied(), jax.random.randint(_key(3), (4, 8), 0, 11), (".*embedding",)),
     "conv": lambda: _linen(_Conv(), _x(2, 6, 5, 3)),
     "conv_dilated": lambda: _linen(
         _Conv({"kernel_dilation": 2, "strides": (2, 1), "padding": "VALID"}), _x(2, 9, 8, 3)

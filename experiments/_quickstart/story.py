@@ -62,7 +62,10 @@ def _run(call: Call, setting: Setting, methods: list[Method]) -> str:
         for method in methods:
             writer.write(run=method.name, step=0, kind="eval", **before)
             kept[method.name] = training.adapt(config, setting, method, base, writer)
-            writer.write(**_result(workdir, setting, method, base, kept[method.name]))
+        times = training.seconds_per_step(config, setting, base, kept)
+        for method in methods:
+            found = _result(workdir, setting, method, base, kept[method.name])
+            writer.write(**found, seconds_per_step=times[method.name])
     results = [r for r in read_metrics(workdir / "metrics.jsonl") if r["kind"] == "result"]
     chosen = _chosen(methods)
     shown, merged = _reloaded(workdir, setting, chosen, base, kept[chosen.name])
@@ -98,7 +101,6 @@ def _result(
         "trainable": trained.trainable,
         "optimizer_bytes": trained.optimizer_bytes,
         "adapter_bytes": size_on_disk(folder),
-        "seconds_per_step": trained.outcome.seconds_per_step,
     }
 
 

@@ -64,7 +64,6 @@ def _row(record: Record, base: Record) -> tuple[str, ...]:
         return (label("base"), _bits(base["python"]), _bits(base["english"]), *counts)
     numbers = [f"{record[key]:,}" for key in ("trainable", "optimizer_bytes", "adapter_bytes")]
     share = f"{100 * record['trainable'] / base['parameters']:.1f} %"
-    seconds = record["seconds_per_step"]
     return (
         label(record["run"]),
         _bits(record["python"], base["python"]),
@@ -72,7 +71,7 @@ def _row(record: Record, base: Record) -> tuple[str, ...]:
         numbers[0],
         share,
         *numbers[1:],
-        "-" if seconds is None else f"{seconds:.3f}",
+        f"{record['seconds_per_step']:.3f}",
     )
 
 

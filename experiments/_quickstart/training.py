@@ -1,10 +1,13 @@
 """How are the base pre-trained and the methods adapted? With one step, one loop, one optimizer."""
 
 import dataclasses
-from collections.abc import Iterator
+import statistics
+import time
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 
@@ -18,7 +21,7 @@ from lorax.train.loop import Outcome, Plan, train
 from lorax.train.losses import next_token_loss
 from lorax.train.metrics import MetricsWriter
 from lorax.train.optim import adamw, warmup_cosine
-from lorax.train.step import State, init_state, make_step
+from lorax.train.step import State, Step, init_state, make_step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,13 +41,15 @@ class Trained:
       delta: what was learnt.
       trainable: numbers in it.
       optimizer_bytes: of the real optimizer state.
-      outcome: of the loop.
+      outcome: of the loop; its state has been through the last step.
+      step: the compiled step.
     """
 
     delta: Any
     trainable: int
     optimizer_bytes: int
     outcome: Outcome
+    step: Step
 
 
 def methods(config: Any) -> list[Method]:
@@ -111,6 +116,29 @@ def adapt(
     return _fit(config, setting, method, base, setting.python, config.adapt, writer)
 
 
+def seconds_per_step(
+    config: Any, setting: Setting, base: Any, kept: Mapping[str, Trained], rounds: int = 9
+) -> dict[str, float]:
+    """The median time of one step of each method, taken in turn.
+
+    A machine that is busy for a while then slows every method alike, which is not so for the steps
+    of training, where one method comes after the other.
+    """
+    batch = next(_batches(config, setting.python))
+    # a step donates its state, and the trained one is still needed
+    states = {
+        name: jax.tree.map(lambda x: jnp.array(x, copy=True), trained.outcome.state)
+        for name, trained in kept.items()
+    }
+    times: dict[str, list[float]] = {name: [] for name in kept}
+    for _ in range(rounds):
+        for name, trained in kept.items():
+            start = time.perf_counter()
+            states[name], _ = jax.block_until_ready(trained.step(states[name], base, batch))
+            times[name].append(time.perf_counter() - start)
+    return {name: statistics.median(found) for name, found in times.items()}
+
+
 def _fit(
     config: Any,
     setting: Setting,
@@ -134,8 +162,9 @@ def _fit(
     def evaluate(state: State) -> dict[str, float]:
         return setting.measure(merge(base, state.delta))
 
+    step = make_step(next_token_loss(setting.model.apply, method.adapter), tx, schedule)
     outcome = train(
-        make_step(next_token_loss(setting.model.apply, method.adapter), tx, schedule),
+        step,
         state,
         base,
         _batches(config, corpus),
@@ -144,7 +173,7 @@ def _fit(
         evaluate=evaluate if _every(part) else None,
     )
     trainable = sum(leaf.size for leaf in jax.tree.leaves(delta))
-    return Trained(outcome.state.delta, trainable, optimizer_bytes, outcome)
+    return Trained(outcome.state.delta, trainable, optimizer_bytes, outcome, step)
 
 
 def _optimizer(
@@ -156,7 +185,7 @@ def _optimizer(
 
 def _every(part: Any) -> int:
     count = part.get("evaluations", 0)
-    return max(part.steps // count, 1) if count else 0
+    return -(-part.steps // count) if count else 0
 
 
 def _batches(config: Any, corpus: Corpus) -> Iterator[Batch]:

@@ -23,7 +23,7 @@ def require() -> None:
 
 
 def draw(metrics: pathlib.Path, file: pathlib.Path) -> None:
-    """Three panels from one metrics.jsonl: pre-training, the new text, the old text.
+    """Two panels from one metrics.jsonl: the new text, learnt, and the old one, forgotten.
 
     Raises:
       LoraxError: the metrics cannot be read, or matplotlib is missing.
@@ -43,6 +43,7 @@ def draw(metrics: pathlib.Path, file: pathlib.Path) -> None:
             "marker": "o",
             "markersize": 4,
             "linewidth": 2,
+            "clip_on": False,
         }
         curve = [r for r in evals if r["run"] == name]
         for axes, text in ((new, "python"), (old, "english")):
@@ -54,7 +55,11 @@ def draw(metrics: pathlib.Path, file: pathlib.Path) -> None:
     for axes, text, title in titles:
         if base is not None:
             axes.axhline(base[text], color="0.4", linestyle=":", linewidth=1.5, label=label("base"))
-        axes.set(title=title, xlabel="adaptation steps", ylabel="held-out bits per byte")
+        axes.set(
+            title=title,
+            xlabel="adaptation steps",
+            ylabel="held-out bits per byte (lower is better)",
+        )
         axes.set_xlim(left=0)
         axes.grid(axis="y", color="0.9")
         axes.spines[["top", "right"]].set_visible(False)

@@ -20,6 +20,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 
 from lorax.core.adapter import Adapter, Delta, check_adapter, from_dict
 from lorax.core.errors import LoraxError
@@ -76,7 +78,10 @@ def save_adapter(
 
 
 def load_adapter(directory: Path) -> tuple[Adapter, Delta]:
-    """The adapter and the delta that `save_adapter` wrote, bit for bit, on the default device.
+    """The adapter and the delta that `save_adapter` wrote, bit for bit.
+
+    The arrays are committed to no device: a jitted program takes them beside a base on any device
+    or mesh.
 
     Raises:
       LoraxError: the directory is missing, is not a saved adapter, is damaged, or was written by
@@ -199,7 +204,8 @@ def _load_arrays(directory: pathlib.Path, wanted: dict[str, Any]) -> dict[str, A
     try:
         with _quiet(), ocp.StandardCheckpointer() as checkpointer:
             _compare(directory, checkpointer.metadata(directory).item_metadata, wanted)
-            return dict(checkpointer.restore(directory, wanted))
+            restored = checkpointer.restore(directory, wanted)
+            return {name: jnp.asarray(np.asarray(x)) for name, x in restored.items()}
     except LoraxError:
         raise
     except Exception as error:  # Orbax and TensorStore raise many types, with pages of text
