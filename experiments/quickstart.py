@@ -10,13 +10,14 @@ and what it cost. Nothing is downloaded.
 
 import sys
 
-from experiments import _cli
+from experiments import _cli, _memory
 
 CONFIG = "configs/quickstart.py"
 
 
 def verb(call: _cli.Call) -> None:
     """Runs the quickstart; see `experiments/_quickstart/story.py`."""
+    _memory.keep_freed()
     from experiments._quickstart import story
 
     story.tell(call)

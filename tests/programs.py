@@ -202,13 +202,16 @@ PROGRAMS: dict[str, Callable[[], Program]] = {
     "dense": lambda: _linen(_Dense(), _x(3, 5)),
     "dense_general": lambda: _linen(_General(), _x(2, 3, 4)),
     "einsum": lambda: _linen(_Einsum(), _x(2, 3, 4)),
-    "embed_tied": lambda: _linen(_Tied(), jax.random.randint(_key(3), (4, 8), 0, 11), (".*embedding",)),
+    "embed_tied": lambda: _linen(
+        _Tied(), jax.random.randint(_key(3), (4, 8), 0, 11), (".*embedding",)
+    ),
     "conv": lambda: _linen(_Conv(), _x(2, 6, 5, 3)),
     "conv_dilated": lambda: _linen(
         _Conv({"kernel_dilation": 2, "strides": (2, 1), "padding": "VALID"}), _x(2, 9, 8, 3)
     ),
     "conv_grouped": lambda: dataclasses.replace(
-        _linen(_Conv({"feature_group_count": 2}), _x(2, 6, 5, 4)), factors=False
+        _linen(_Conv({"feature_group_count": 2}), _x(2, 6, 5, 4)),
+        factors=False,
     ),
     "attention": lambda: _linen(nn.MultiHeadDotProductAttention(2), _x(2, 3, 6)),
     "scan_remat": lambda: _linen(_Scanned(), _x(2, 3, 6)),

@@ -13,7 +13,7 @@ from lorax.core.adapter import Adapter, Base, check_adapter, unprepared
 from lorax.core.engine import evaluate
 from lorax.core.evaluation import Evaluation, Use, by_path
 from lorax.core.leaf import LowRank, Roles
-from lorax.core.roles import resolve, watch
+from lorax.core.roles import from_uses, watch
 from lorax.core.trace import shapes_of, shapes_only
 
 
@@ -108,7 +108,7 @@ def report(
     base, _ = unprepared(base)
     stored = paths.flatten(base)
     seen = by_path(watch(fn, base, args, kwargs).uses)
-    roles = {path: resolve(seen.get(path, []), len(leaf.shape)) for path, leaf in stored.items()}
+    roles = from_uses(base, seen)
     evaluation = Evaluation()
     sizes: dict[str, Any] = {}
     abstract, put_back = shapes_only((args, dict(kwargs)))

@@ -1,5 +1,6 @@
 """How does a program use each leaf? Roles of axes, from one abstract trace."""
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -30,9 +31,17 @@ def roles(fn: Callable[..., Any], base: Base, *args: Any, **kwargs: Any) -> dict
       allocates nothing.
     """
     base, _ = unprepared(base)
-    uses = by_path(watch(fn, base, args, kwargs).uses)
-    leaves = paths.flatten(base)
-    return {path: resolve(uses.get(path, []), len(leaf.shape)) for path, leaf in leaves.items()}
+    return from_uses(base, by_path(watch(fn, base, args, kwargs).uses))
+
+
+def from_uses(base: Base, uses: Mapping[str, Sequence[Use]]) -> dict[str, Roles]:
+    """The roles of every array leaf, given what `watch` has on record of each."""
+    found = {}
+    for path, leaf in paths.flatten(base).items():
+        found[path] = resolve(uses.get(path, ()), len(leaf.shape))
+        if not jnp.issubdtype(leaf.dtype, jnp.floating):  # not watched
+            found[path] = dataclasses.replace(found[path], kind="other")
+    return found
 
 
 def watch(

@@ -1,0 +1,1 @@
+"""Benchmarks: every speed or memory claim comes from here, as ratios taken side by side."""

@@ -1,0 +1,216 @@
+"""What does a LoRA step cost beside the least it could cost, full fine-tuning and merging?
+
+    python -m experiments.benchmarks.step [--rounds=9] [--output=step.json]
+
+Work: LLaMA shape, 4 layers, d 768, 4×128 tokens, vocabulary 50,257, float32, r=8 on all linear
+layers, AdamW. The floor is the same model with nothing adapted, forward and backward down to the
+first layer's input. Prints JSON: ratios of steps taken in turn in one process, memory of the
+compiled programs, and what `adapt` adds to tracing and compiling.
+"""
+
+import json
+import pathlib
+import statistics
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from absl import app, flags
+
+import lorax
+from experiments.benchmarks import _measure as measure
+from lorax.models.llama import Llama
+from lorax.models.llama_config import LlamaConfig
+
+FLAGS = flags.FLAGS
+flags.DEFINE_integer("rounds", 9, "timed rounds, each of them one step of every program", 1)
+flags.DEFINE_integer("compilations", 3, "rounds of tracing and compiling", 1)
+flags.DEFINE_string("output", None, "also write the JSON to this file")
+
+MODEL = LlamaConfig(
+    vocab_size=50_257, dim=768, layers=4, heads=12, kv_heads=12, hidden_dim=2048,
+    max_length=128, tied=True,
+)  # fmt: skip
+BATCH, LENGTH, RANK = 4, 128, 8
+TARGETS = {
+    "a_lora_step_over_floor": 1.08,
+    "b_full_step_over_lora_step": 1.6,
+    "c_merged_step_over_factored_step": 1.35,
+    "e_trace_over_bare": 2.5,
+    "e_compile_over_bare": 1.3,
+}
+
+
+def loss_of(logits: jax.Array, tokens: jax.Array) -> jax.Array:
+    """Mean next-token cross-entropy."""
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits[:, :-1], tokens[:, 1:])
+    return losses.mean()
+
+
+def floor_loss(apply: Callable[..., Any]) -> Callable[..., Any]:
+    """The plain loss as a function of something added to the first layer's input."""
+
+    def loss(shift: jax.Array, base: Any, tokens: jax.Array) -> jax.Array:
+        def add(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
+            out = call(*args, **kwargs)
+            lookup = isinstance(context.module, nn.Embed) and context.method_name == "__call__"
+            return out + shift if lookup else out
+
+        with nn.intercept_methods(add):
+            return loss_of(apply(base, tokens), tokens)
+
+    return loss
+
+
+class Programs:
+    """The programs to compare, on one base and one batch."""
+
+    def __init__(self) -> None:
+        self.model = Llama(MODEL)
+        self.tokens = jnp.asarray(
+            np.random.default_rng(0).integers(0, MODEL.vocab_size, (BATCH, LENGTH)), jnp.int32
+        )
+        self.base = jax.jit(self.model.init)(jax.random.key(0), self.tokens)
+        self.adapter = lorax.LoRA(rank=RANK, alpha=16.0, where="all-linear")
+        self.full = lorax.Full()
+        self.tx = optax.adamw(1e-4)
+        self.shift = jnp.zeros((BATCH, LENGTH, MODEL.dim))
+
+    def start(self, adapter: lorax.Adapter) -> tuple[Any, Any]:
+        """A first delta and its optimizer state."""
+        init = lorax.adapt(self.model.apply, adapter).init
+        delta = jax.jit(init)(jax.random.key(1), self.base, self.tokens)
+        return delta, self.tx.init(delta)
+
+    def step(self, adapter: lorax.Adapter, engine: str = "factored") -> Callable[..., Any]:
+        """(state, base, tokens) -> (state, loss), as one function to jit with the state donated."""
+        apply = lorax.adapt(self.model.apply, adapter, engine=engine, on_fallback="error")
+
+        def step(state: Any, base: Any, tokens: jax.Array) -> tuple[Any, jax.Array]:
+            delta, opt_state = state
+            loss = lambda delta: loss_of(apply(base, delta, tokens), tokens)
+            value, grads = jax.value_and_grad(loss)(delta)
+            updates, opt_state = self.tx.update(grads, opt_state, delta)
+            return (optax.apply_updates(delta, updates), opt_state), value
+
+        return step
+
+    def floor(self) -> Callable[..., Any]:
+        """Forward and backward of the bare model, down to the first layer's input."""
+        return jax.value_and_grad(floor_loss(self.model.apply))
+
+    def bare_forward(self) -> Callable[..., Any]:
+        """The bare model's loss, as a new function that no cache knows."""
+        return lambda base, tokens: loss_of(self.model.apply(base, tokens), tokens)
+
+    def adapted_forward(self) -> Callable[..., Any]:
+        """The same of the adapted model."""
+        apply = lorax.adapt(self.model.apply, self.adapter, on_fallback="error")
+        return lambda base, delta, tokens: loss_of(apply(base, delta, tokens), tokens)
+
+
+def timed_steps(programs: Programs, rounds: int) -> tuple[dict[str, list[float]], dict[str, Any]]:
+    """Seconds of every step in every round, and memory of every compiled step."""
+    base, tokens = programs.base, programs.tokens
+    floor = jax.jit(programs.floor()).lower(programs.shift, base, tokens).compile()
+    runs: dict[str, Callable[[], Any]] = {"floor": lambda: floor(programs.shift, base, tokens)}
+    sizes = {"floor": measure.memory(floor)}
+    kinds = {
+        "lora": (programs.adapter, "factored"),
+        "merged": (programs.adapter, "merged"),
+        "full": (programs.full, "factored"),
+    }
+    for name, (adapter, engine) in kinds.items():
+        state = programs.start(adapter)
+        step = jax.jit(programs.step(adapter, engine), donate_argnums=0)
+        compiled = step.lower(state, base, tokens).compile()
+        sizes[name] = measure.memory(compiled)
+        runs[name] = _stepper(compiled, state, base, tokens)
+    measure.interleaved(runs, 2)
+    return measure.interleaved(runs, rounds), sizes
+
+
+def _stepper(compiled: Any, state: Any, base: Any, tokens: jax.Array) -> Callable[[], Any]:
+    def run() -> Any:
+        nonlocal state
+        state, loss = compiled(state, base, tokens)
+        return loss
+
+    return run
+
+
+def timed_compilations(programs: Programs, rounds: int) -> dict[str, list[float]]:
+    """Seconds of tracing and of compiling the bare and the adapted model, in turn.
+
+    "forward" is the loss; "gradient" adds the backward pass, of the bare model down to the first
+    layer's input.
+    """
+    delta, _ = programs.start(programs.adapter)
+    base, tokens = programs.base, programs.tokens
+    jobs: dict[str, Callable[[], Any]] = {
+        "bare_forward": lambda: jax.jit(programs.bare_forward()).trace(base, tokens),
+        "adapted_forward": lambda: jax.jit(programs.adapted_forward()).trace(base, delta, tokens),
+        "bare_gradient": lambda: jax.jit(programs.floor()).trace(programs.shift, base, tokens),
+        "adapted_gradient": lambda: jax.jit(
+            jax.value_and_grad(programs.adapted_forward(), argnums=1)
+        ).trace(base, delta, tokens),
+    }
+    seconds: dict[str, list[float]] = {}
+    for _ in range(rounds + 1):
+        for name, job in jobs.items():
+            jax.clear_caches()
+            traced: list[Any] = []
+            take = measure.seconds_of(lambda job=job, traced=traced: traced.append(job()))
+            seconds.setdefault(f"trace_{name}", []).append(take)
+            lowered = traced[0].lower()
+            take = measure.seconds_of(lowered.compile)
+            seconds.setdefault(f"compile_{name}", []).append(take)
+    return {name: values[1:] for name, values in seconds.items()}  # the first round warms up
+
+
+def run() -> dict[str, Any]:
+    """Everything, as one JSON-ready result."""
+    programs = Programs()
+    compiling = timed_compilations(programs, FLAGS.compilations)
+    steps, memory = timed_steps(programs, FLAGS.rounds)
+    found = {
+        "a_lora_step_over_floor": measure.ratio(steps, "lora", "floor"),
+        "b_full_step_over_lora_step": measure.ratio(steps, "full", "lora"),
+        "c_merged_step_over_factored_step": measure.ratio(steps, "merged", "lora"),
+        "merged_step_over_floor": measure.ratio(steps, "merged", "floor"),
+        "full_step_over_floor": measure.ratio(steps, "full", "floor"),
+    }
+    for part in ("forward", "gradient"):
+        for what in ("trace", "compile"):
+            names = f"{what}_adapted_{part}", f"{what}_bare_{part}"
+            found[f"e_{what}_over_bare_{part}"] = measure.ratio(compiling, *names)
+    return {
+        "benchmark": "step",
+        "work": "LLaMA shape, 4 layers, d 768, 4×128 tokens, V 50,257, r=8 all-linear, AdamW, f32",
+        "setting": measure.setting(),
+        "rounds": FLAGS.rounds,
+        "ratios": found,
+        "targets": TARGETS,
+        "d_memory_mib": memory,
+        "median_seconds": {
+            name: round(statistics.median(values), 4)
+            for name, values in (steps | compiling).items()
+        },
+    }
+
+
+def verb(argv: list[str]) -> None:
+    """Runs the benchmark and prints its JSON."""
+    del argv
+    text = json.dumps(run(), indent=2, ensure_ascii=False)
+    print(text)
+    if FLAGS.output:
+        pathlib.Path(FLAGS.output).write_text(text + "\n", "utf-8")
+
+
+if __name__ == "__main__":
+    app.run(verb)
