@@ -1,8 +1,34 @@
-"""One model, four ways to adapt it: English to Python source on a laptop.
+"""English to Python source: one small model, adapted by LoRA of three ranks and as a whole.
 
-make quickstart
-python -m experiments.quickstart --workdir=runs/quickstart
-python -m experiments.quickstart --config=configs/quickstart.py:smoke --workdir=/tmp/smoke
+    make quickstart
+    python -m experiments.quickstart --workdir=runs/quickstart
+    python -m experiments.quickstart --config=configs/quickstart.py:smoke --workdir=/tmp/smoke
+
+Cost: 4.5 minutes of CPU time, hence about 3 minutes on two idle cores, compilation included; 1 GB
+of memory; 10 MB of disk. Smoke: 20 seconds.
+
+Expected (Python 3.11, jax 0.10.2, seeds as below; another Python has other texts), held-out bits
+per byte on Python source | on English:
+
+    frozen base       2.691 | 2.249
+    LoRA r = 1        2.304 | 2.401      12,160 trainable
+    LoRA r = 4        2.193 | 2.396      48,640
+    LoRA r = 16       2.142 | 2.371     194,560, 89 % of the gain of full fine-tuning
+    full fine-tuning  2.071 | 2.411   1,017,216
+
+Rates: each method has the best of its own grid by held-out Python after 250 steps, one seed, from
+one base of 2.722 | 2.270. The grid is coarse and the choice saw the text that the table reports, so
+differences of 0.01 say nothing.
+
+    LoRA r = 1   0.005: 2.299   0.01: 2.299   0.03: diverges (4.509)
+    LoRA r = 4   0.005: 2.191   0.01: 2.209   0.02: 2.263
+    LoRA r = 16  0.005: 2.133   0.01: 2.134   0.02: 2.252
+    full         0.001: 2.094   0.002: 2.071  0.004: 2.096
+    pretrain     0.0025: 2.249  0.004: 2.270  0.008: 2.460 (English)
+
+Where LoRA's rates tie, the lower forgets less. Their scale is alpha / r, so 16 at r = 1 and 1 at
+r = 16. Source of the comparison: Hu et al., "LoRA", arXiv:2106.09685, table 2 and section 7.1, at
+a size where it can be seen in minutes; the model is `lorax.models.llama.BYTE_1M`.
 """
 
 from ml_collections import ConfigDict

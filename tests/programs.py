@@ -15,6 +15,11 @@ import numpy as np
 from flax import nnx
 from jax import lax
 
+from lorax.models.lenet import LeNet
+from lorax.models.llama import Llama
+from lorax.models.llama_config import LlamaConfig
+from lorax.models.mlp import MLP
+
 Array = jax.Array
 
 
@@ -129,6 +134,15 @@ def _equinox() -> Program:
     return Program(fn, arrays, _x(5, 4), (r".*/weight",))
 
 
+def _llama(scan: bool) -> Program:
+    config = LlamaConfig(
+        vocab_size=11, dim=8, layers=2, heads=4, kv_heads=2, hidden_dim=12, max_length=8,
+        tied=not scan, scan=scan, remat=scan,
+    )  # fmt: skip
+    tokens = jax.random.randint(_key(3), (2, 6), 0, 11)
+    return _linen(Llama(config), tokens, (r".*/kernel",))
+
+
 def _raw(fn: Callable[..., Any], shape: tuple[int, ...], x: Array, **kwargs: Any) -> Program:
     base = {"w": jax.random.normal(_key(0), shape)}
     return Program(lambda base, x: fn(base["w"], x), base, x, ("w",), **kwargs)
@@ -231,6 +245,10 @@ PROGRAMS: dict[str, Callable[[], Program]] = {
     "custom_vjp": lambda: _raw(lambda w, x: _halved_gradient(x, w), (5, 4), _x(3, 5)),
     "custom_jvp": lambda: _raw(lambda w, x: _custom_forward(x, w), (5, 4), _x(3, 5)),
     "shard_map": lambda: _raw(_sharded, (6, 4), _x(3, 6)),
+    "model_mlp": lambda: _linen(MLP(features=(6, 3)), _x(2, 5)),
+    "model_lenet": lambda: _linen(LeNet(classes=3), _x(1, 16, 16, 1)),
+    "model_llama": lambda: _llama(scan=False),
+    "model_llama_scan": lambda: _llama(scan=True),
     "nested_jit": lambda: _raw(_nested_jit, (5, 4), _x(3, 5)),
     "odd_shapes": lambda: _raw(_odd_shapes, (4, 6), _x(4, 2)),
 }
