@@ -40,6 +40,7 @@ def entered(call: Call) -> Iterator[bool]:
         raise LoraxError(f"workdir '{workdir}' is a file: choose another --workdir") from None
     except OSError as error:
         raise _unwritable(workdir, error) from None
+    _check_same(workdir, config)  # before the lock, which would be a file in a stranger's folder
     with _locked(workdir):
         _check_same(workdir, config)
         if (workdir / "DONE").exists():

@@ -1,10 +1,10 @@
 """Low-rank adaptation of any JAX program: a frozen base, a small delta, one transform.
 
-    adapter = lorax.LoRA(rank=8, alpha=16.0)
-    apply = lorax.adapt(model.apply, adapter)
-    delta = apply.init(key, base, tokens)
-    logits = apply(base, delta, tokens)
-    params = adapter.merge(base, delta)
+adapter = lorax.LoRA(rank=8, alpha=16.0)
+apply = lorax.adapt(model.apply, adapter)
+delta = apply.init(key, base, tokens)
+logits = apply(base, delta, tokens)
+params = adapter.merge(base, delta)
 """
 
 from lorax.adapters.bitfit import BitFit

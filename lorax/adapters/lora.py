@@ -39,8 +39,9 @@ class LoRA(Adapter):
         2312.03732).
       initializer: "kaiming" (A uniform in ±1/sqrt(in), PEFT's default), "gaussian" (A normal with
         standard deviation 1/r), "orthogonal"; all with ΔW = 0. Or "pissa" (Meng et al., 2024, arXiv
-        2404.02948), "olora" (Büyükakyüz, 2024, arXiv 2406.01775), which start A and B from a
-        decomposition of W0 and train the offset W0 + scale · (A B - A0 B0); W0 is never touched.
+        2404.02948), "olora" (Büyükakyüz, 2024, arXiv 2406.01775), which start from a decomposition
+        A0, B0 of W0 and add scale · ((A0 + A) (B0 + B) - A0 B0), A and B starting at zero: the
+        weights' sum and the gradients are theirs, and W0 is never touched.
       dropout: rate on the input of A, applied where `lorax.adapt` is given a `dropout_key`.
       dtype: of A and B; None means float32, float64 for float64 leaves.
     """
@@ -87,9 +88,8 @@ class LoRA(Adapter):
                 wasteful.append(f"'{path}' ({fan_in} × {fan_out})")
             dtype = self.dtype or jnp.promote_types(leaf.dtype, jnp.float32)
             delta[path] = lora_init.draw(
-                self.initializer, paths.key_for(key, path), path, leaf, leaf_roles, rank,
-                self.scale_of(path), dtype,
-            )  # fmt: skip
+                self.initializer, paths.key_for(key, path), path, leaf, leaf_roles, rank, dtype
+            )
         if wasteful:
             warnings.warn(
                 f"rank exceeds the smaller side of {len(wasteful)} leaves and wastes parameters "

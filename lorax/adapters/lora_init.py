@@ -19,9 +19,11 @@ INITIALIZERS = DRAWS + DECOMPOSITIONS
 
 
 def draw(
-    name: str, key: jax.Array, path: str, leaf: Any, roles: Roles, rank: int, scale: Any, dtype: Any
+    name: str, key: jax.Array, path: str, leaf: Any, roles: Roles, rank: int, dtype: Any
 ) -> Factors:
     """The first factors of one leaf.
+
+    Those of a decomposition are counted from its A0 and B0, so they start at zero.
 
     A lookup has one-hot inputs, so A starts at zero and B at N(0, 1) there, as PEFT does for
     embeddings: with A random instead, the first gradients of B would shrink with the vocabulary.
@@ -29,9 +31,10 @@ def draw(
     Raises:
       LoraxError: "orthogonal" with an odd rank; a decomposition with a rank above the leaf's.
     """
-    if name in DECOMPOSITIONS:
-        return decomposed(name, path, leaf, roles, rank, scale, dtype)
     a_shape, b_shape = roles.shapes(leaf.shape, rank)
+    if name in DECOMPOSITIONS:
+        _check_rank(name, path, leaf, roles, rank)
+        return Factors(jnp.zeros(a_shape, dtype), jnp.zeros(b_shape, dtype), roles)
     if name == "orthogonal":
         return _orthogonal(key, path, a_shape, b_shape, roles, dtype)
     if roles.kind == "gather":
@@ -74,17 +77,13 @@ def _orthogonal(
 def decomposed(
     name: str, path: str, leaf: Any, roles: Roles, rank: int, scale: Any, dtype: Any
 ) -> Factors:
-    """A0 and B0 from W0, one matrix of the stack at a time; deterministic, no key.
+    """A0 and B0 from W0, one matrix of the stack at a time; a function of W0 alone, no key.
 
     "pissa": with U S Vᵀ = W0, A0 = U sqrt(S / scale), B0 = sqrt(S / scale) Vᵀ, first r. "olora":
     with Q R = W0ᵀ, A0 = Rᵀ, B0 = Qᵀ, first r.
     """
+    _check_rank(name, path, leaf, roles, rank)
     count, fan_in, fan_out = roles.matrix(leaf.shape)
-    if rank > min(fan_in, fan_out):
-        raise LoraxError(
-            f"initializer='{name}' at '{path}' has rank {rank}: expected at most "
-            f"{min(fan_in, fan_out)}, the smaller side of {fan_in} × {fan_out}; lower rank"
-        )
     order = (*roles.stack, *roles.inputs, *roles.outputs)
     wide = jnp.promote_types(leaf.dtype, jnp.float32)
     w = jnp.transpose(leaf, order).reshape(count, fan_in, fan_out).astype(wide)
@@ -97,3 +96,12 @@ def decomposed(
         a, b = jnp.swapaxes(r[:, :rank], 1, 2), jnp.swapaxes(q[:, :, :rank], 1, 2)
     a_shape, b_shape = roles.shapes(leaf.shape, rank)
     return Factors(a.reshape(a_shape).astype(dtype), b.reshape(b_shape).astype(dtype), roles)
+
+
+def _check_rank(name: str, path: str, leaf: Any, roles: Roles, rank: int) -> None:
+    _, fan_in, fan_out = roles.matrix(leaf.shape)
+    if rank > min(fan_in, fan_out):
+        raise LoraxError(
+            f"initializer='{name}' at '{path}' has rank {rank}: expected at most "
+            f"{min(fan_in, fan_out)}, the smaller side of {fan_in} × {fan_out}; lower rank"
+        )

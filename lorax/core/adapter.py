@@ -79,7 +79,7 @@ class Prepared:
 
     Attributes:
       base: the parameters.
-      derived: arrays computed from them, PiSSA's starting factors for instance.
+      derived: arrays computed from them, PiSSA's A0 and B0 for instance.
     """
 
     base: Base

@@ -91,12 +91,13 @@ class Factors:
 
 @dataclasses.dataclass(frozen=True)
 class LowRank:
-    """What an adapter says of one leaf: W0 + scale · (A B - A0 B0).
+    """What an adapter says of one leaf: W0 + scale · ((A0 + A) (B0 + B) - A0 B0).
 
     Attributes:
       factors: A and B.
       scale: a number, or a traced scalar when many adapters run at once.
-      offset: A0 and B0, for initialisations that start from a part of W0; None means zero.
+      offset: A0 and B0, for initialisations that start from a part of W0; None means zero, and
+        the update is scale · A B.
       dropout: rate on the input of A.
     """
 
@@ -108,13 +109,12 @@ class LowRank:
 
 @dataclasses.dataclass(frozen=True)
 class Term:
-    """sign · A B with the label of every axis of A and of B."""
+    """A B with the label of every axis of A and of B."""
 
     a: jax.Array
     a_axes: tuple[Label, ...]
     b: jax.Array
     b_axes: tuple[Label, ...]
-    sign: int = 1
 
     @property
     def sides(self) -> tuple[tuple[jax.Array, tuple[Label, ...]], ...]:
@@ -164,7 +164,6 @@ class Implicit:
                 tuple(label for label in term.a_axes if label != drop),
                 arrays[2 + 2 * i],
                 tuple(label for label in term.b_axes if label != drop),
-                term.sign,
             )
             for i, term in enumerate(self.terms)
         )
@@ -191,16 +190,22 @@ class Implicit:
 
 
 def implicit(path: str, w: jax.Array, low_rank: LowRank) -> Implicit:
-    """The implicit value of a whole stored leaf `w`."""
-    terms = []
-    for factors, sign in ((low_rank.factors, 1), (low_rank.offset, -1)):
-        if factors is not None:
-            roles = factors.roles
-            a_axes = (*roles.stack, *roles.inputs, RANK)
-            b_axes = (*roles.stack, RANK, *roles.outputs)
-            terms.append(Term(factors.A, a_axes, factors.B, b_axes, sign))
+    """The implicit value of a whole stored leaf `w`.
+
+    With an offset the update is A B0 + (A0 + A) B: no A0 B0 is formed only to be subtracted, and
+    zero factors give exactly zero however A0 and B0 were rounded.
+    """
+    factors, offset = low_rank.factors, low_rank.offset
+    roles = factors.roles
+    axes = (*roles.stack, *roles.inputs, RANK), (*roles.stack, RANK, *roles.outputs)
+    pairs = [(factors.A, factors.B)]
+    if offset is not None:
+        pairs = [(factors.A, offset.B), (offset.A + factors.A, factors.B)]
     return dataclasses.replace(
-        bare(path, w), terms=tuple(terms), scale=low_rank.scale, dropout=low_rank.dropout
+        bare(path, w),
+        terms=tuple(Term(a, axes[0], b, axes[1]) for a, b in pairs),
+        scale=low_rank.scale,
+        dropout=low_rank.dropout,
     )
 
 
@@ -214,13 +219,12 @@ def merged(leaf: Implicit) -> jax.Array:
     """w + scale · (sum of the terms) in the shape and dtype of `leaf.w`: the definition.
 
     Computed in float32 (float64 for float64 leaves), cast once at the end. Where the sum of the
-    terms is exactly zero every bit of w stays; A B and A0 B0 are subtracted before they are scaled,
-    so that equal factors cancel exactly.
+    terms is exactly zero every bit of w stays.
     """
     if not leaf.terms:
         return leaf.w
     dtype = jnp.promote_types(leaf.w.dtype, jnp.float32)
-    update = sum(term.sign * product(term, leaf.axes, dtype) for term in leaf.terms)
+    update = sum(product(term, leaf.axes, dtype) for term in leaf.terms)
     update = jnp.asarray(leaf.scale, dtype) * update
     return _add(leaf.w.astype(dtype), update).astype(leaf.w.dtype)
 
@@ -238,7 +242,7 @@ def _add_jvp(primals: tuple[Any, Any], tangents: tuple[Any, Any]) -> tuple[Any, 
 
 
 def product(term: Term, axes: tuple[Label, ...], dtype: Any) -> jax.Array:
-    """A B of one term with its axes in the order of `axes`, in `dtype`; the sign is left out."""
+    """A B of one term with its axes in the order of `axes`, in `dtype`."""
     numbers = {label: number for number, label in enumerate((*axes, RANK))}
     a_axes, b_axes = ([numbers[label] for label in side] for _, side in term.sides)
     return jnp.einsum(

@@ -70,7 +70,7 @@ def low_rank(
     dtype: Any,
     precision: Any,
 ) -> jax.Array:
-    """sign · scale · (x A) B as an einsum over labels, in `dtype`.
+    """scale · (x A) B as an einsum over labels, in `dtype`.
 
     The factor that shares more of the contracted size with x goes first, so that the product
     between is (tokens, rank) whichever side of the leaf the program contracts.
@@ -86,7 +86,7 @@ def low_rank(
         x, x_axes, first[0].astype(x.dtype), first[1], kept,
         precision=_one_side(precision), dtype=total,
     )  # fmt: skip
-    small = (small * jnp.asarray(term.sign * leaf.scale, total)).astype(x.dtype)
+    small = (small * jnp.asarray(leaf.scale, total)).astype(x.dtype)
     return contract(
         small, kept, second[0].astype(x.dtype), second[1], out_axes,
         precision=_one_side(precision), dtype=dtype,
@@ -134,7 +134,7 @@ def gather(ctx: Any, eqn: _jax.Equation, values: Values) -> list[Any] | None:
             term.sides, key=lambda side: label not in side[1]
         )
         rows, rows_axes = _rows(eqn, first, first_axes, label, indices, batch)
-        scale = jnp.asarray(term.sign * leaf.scale, first.dtype)
+        scale = jnp.asarray(leaf.scale, first.dtype)
         rows = ctx.drop(rows * scale, leaf, eqn, shape=indices.shape[:-1])
         y = y + contract(rows, rows_axes, second, second_axes, out_axes).astype(y.dtype)
     return [y.astype(leaf.w.dtype)]
@@ -151,7 +151,7 @@ def _looked_up_stack(
         arrays.append(found)
     terms = [
         Term(arrays[1 + 2 * i], (*batch, *_without(term.a_axes, label)),
-             arrays[2 + 2 * i], (*batch, *_without(term.b_axes, label)), term.sign)
+             arrays[2 + 2 * i], (*batch, *_without(term.b_axes, label)))
         for i, term in enumerate(leaf.terms)
     ]  # fmt: skip
     rest = _without(leaf.axes, label)
@@ -226,7 +226,7 @@ def conv_general_dilated(ctx: Any, eqn: _jax.Equation, values: Values) -> list[A
             lambda x, k: lax.conv_general_dilated(x, k, **p | {"preferred_element_type": dtype})
         )
         small = widened(conv(x.dtype), conv(total), x.dtype, total)(x, kernel.astype(x.dtype))
-        small = (small * jnp.asarray(term.sign * leaf.scale, total)).astype(x.dtype)
+        small = (small * jnp.asarray(leaf.scale, total)).astype(x.dtype)
         y = y + contract(
             small, small_axes, term.b.astype(x.dtype), term.b_axes, out_axes,
             precision=_one_side(p["precision"]), dtype=y.dtype,
@@ -263,7 +263,7 @@ def ragged_dot_general(ctx: Any, eqn: _jax.Equation, values: Values) -> list[Any
         b = lax.transpose(term.b, [term.b_axes.index(i) for i in (group, RANK, free)])
         outer = _numbers_for_x(numbers)
         small = lax.ragged_dot_general(x, a.astype(x.dtype), sizes, outer, **options)
-        small = small * jnp.asarray(term.sign * leaf.scale, small.dtype)
+        small = small * jnp.asarray(leaf.scale, small.dtype)
         y = y + lax.ragged_dot_general(
             small, b.astype(small.dtype), sizes, inner, **options, preferred_element_type=y.dtype
         )

@@ -9,6 +9,7 @@ The base is never part of it. One process writes; a directory appears whole or n
 """
 
 import contextlib
+import errno
 import json
 import logging
 import os
@@ -30,6 +31,8 @@ from lorax.io.form import abstract_arrays, build, describe, named_arrays
 FORMAT = 1
 JSON_NAME = "adapter.json"
 ARRAYS_NAME = "arrays"
+OVERHEAD = 1 << 17
+"""Bytes, generously, that a checkpoint takes beyond its arrays."""
 
 Path = str | os.PathLike[str]
 
@@ -64,6 +67,7 @@ def save_adapter(
     partial = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.partial")
     try:
         partial.mkdir(parents=True)
+        _check_space(partial, delta)
         _save_arrays(partial / ARRAYS_NAME, named_arrays(delta))
         description["files"] = _checksums(partial)
         (partial / JSON_NAME).write_text(_readable(description, depth=3) + "\n", "utf-8")
@@ -144,6 +148,14 @@ def _check_free(target: pathlib.Path, overwrite: bool) -> None:
             f"'{target}' is not a saved adapter, so overwrite=True does not replace it: choose "
             "another directory"
         )
+
+
+def _check_space(folder: pathlib.Path, delta: Delta) -> None:
+    """A disk that is full half-way makes Orbax's threads print tracebacks beside what it raises."""
+    needed = OVERHEAD + sum(leaf.nbytes for leaf in jax.tree.leaves(delta))
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise OSError(errno.ENOSPC, f"{needed:,} bytes needed, {free:,} free")
 
 
 def _put_in_place(partial: pathlib.Path, target: pathlib.Path) -> None:

@@ -34,12 +34,22 @@ def test_bfloat16_is_rounded_once():
     assert np.mean(got != want) < 0.01  # float32 summation order can move a tie
 
 
-def test_offset_cancels_exactly_before_scaling():
+def test_zero_factors_give_zero_whatever_the_offset():
     rng = np.random.default_rng(0)
     w, a, b = (rng.normal(size=s).astype(np.float32) for s in ((7, 5), (7, 3), (3, 5)))
     offset = lorax.Factors(jnp.asarray(a), jnp.asarray(b), MATRIX)
+    zeros = np.zeros_like(a), np.zeros_like(b)
     for merge in (_merge, jax.jit(_merge)):
-        assert np.asarray(merge(w, a, b, 0.37, offset=offset)).tobytes() == w.tobytes()
+        assert np.asarray(merge(w, *zeros, 0.37, offset=offset)).tobytes() == w.tobytes()
+
+
+def test_an_offset_is_where_the_factors_are_counted_from():
+    rng = np.random.default_rng(0)
+    w, a, b = (rng.normal(size=s).astype(np.float32) for s in ((7, 5), (7, 3), (3, 5)))
+    a0, b0 = a[::-1].copy(), b[:, ::-1].copy()
+    offset = lorax.Factors(jnp.asarray(a0), jnp.asarray(b0), MATRIX)
+    want = w + 0.4 * ((a0 + a) @ (b0 + b) - a0 @ b0)
+    np.testing.assert_allclose(_merge(w, a, b, 0.4, offset=offset), want, rtol=1e-4, atol=1e-4)
 
 
 def test_factors_are_two_arrays_with_roles_in_the_structure():

@@ -157,6 +157,13 @@ def test_the_old_adapter_comes_back_if_the_rename_fails(copy, tmp_path, monkeypa
     assert load_adapter(copy)[0] == ADAPTERS["lora"]
 
 
+def test_a_disk_too_small_is_told_before_anything_is_written(tmp_path, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(9, 0, 9))
+    with pytest.raises(LoraxError, match="bytes needed, 9 free.*free some space"):
+        save_adapter(tmp_path / "adapter", ADAPTERS["full"], noisy(ADAPTERS["full"]))
+    assert os.listdir(tmp_path) == []
+
+
 def test_a_parent_that_is_a_file(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(LoraxError, match="cannot save the adapter"):
