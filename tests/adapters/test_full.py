@@ -77,7 +77,10 @@ def test_where_selects_and_exclude_narrows():
     ("delta", "message"),
     [
         ({"w": jnp.ones((4, 6))}, "lacks 'b', which where= selects"),
-        ({"w": jnp.ones((4, 6)), "b": jnp.ones(7)}, r"'b' has shape \(7,\) but the base has \(6,\)"),
+        (
+            {"w": jnp.ones((4, 6)), "b": jnp.ones(7)},
+            r"'b' has shape \(7,\) but the base has \(6,\)",
+        ),
         ({"w": jnp.ones((2, 4, 6)), "b": jnp.ones((2, 6))}, r"'w' has shape \(2, 4, 6\)"),
         ({}, "delta is empty"),
     ],

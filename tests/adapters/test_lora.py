@@ -158,7 +158,9 @@ def test_all_linear_takes_dots_and_nothing_else(tied):
     assert delta["params/experts"].A.shape == (2, 8, 2)
     assert delta["params/layers/up/kernel"].B.shape == (3, 2, 8)
     without = lorax.LoRA(rank=2, exclude=(".*/(key|out)/kernel", "params/experts"))
-    fewer = jax.eval_shape(lambda base: lorax.adapt(model.apply, without).init(KEY, base, ids), base)
+    fewer = jax.eval_shape(
+        lambda base: lorax.adapt(model.apply, without).init(KEY, base, ids), base
+    )
     gone = {"params/attention/key/kernel", "params/attention/out/kernel", "params/experts"}
     assert set(fewer) == (LINEAR | head) - gone
 
