@@ -125,7 +125,7 @@ def test_no_tracer_leaks_from_a_product_that_jax_itself_jits():
 
 
 def test_the_matrix_without_patterns():
-    """ "all-linear" leaves out what is looked up or convolved, and says so where nothing is left."""
+    """all-linear leaves out what is looked up or convolved, and says so where nothing is left."""
     program = ROWS["nnx.vmap and nnx.scan"][0]()
     apply = lorax.adapt(program.fn, lorax.LoRA(rank=2), on_fallback="error")
     (factors,) = apply.init(KEY, program.base, program.x).values()

@@ -160,7 +160,7 @@ def test_the_output_at_the_start_is_the_base_s_bit_for_bit():
 
 
 def test_factors_of_a_stack_start_as_those_of_one_layer():
-    """magix, qwix and gemma: he_uniform counts the layers as fan-in; scale is α / in when stacked."""
+    """magix, qwix and gemma: the layers are counted as fan-in; magix: scale α / in when stacked."""
     single = {"w": jax.ShapeDtypeStruct((400, 8), F32)}
     many = {"w": jax.ShapeDtypeStruct((3, 400, 8), F32)}
     alone = LORA.init(KEY, single)["w"].A

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from lorax.core import paths
 from lorax.core.adapter import Adapter, Base, Delta, check_leaf, unprepared
-from lorax.core.errors import LoraxError
+from lorax.core.errors import LoraxError, LoraxTypeError
 from lorax.core.leaf import Roles
 from lorax.core.where import check_paths, check_patterns, check_used
 
@@ -61,6 +61,11 @@ class Full(Adapter):
         stored = paths.flatten(unprepared(base)[0])
         check_paths(delta, self._paths(stored), stored)
         for path, leaf in delta.items():
+            if not paths.is_array(leaf):
+                raise LoraxTypeError(
+                    f"delta at '{path}' is a {type(leaf).__name__}: expected an array, as "
+                    "Full.init returns it; was it saved by another kind of adapter?"
+                )
             if tuple(leaf.shape) != tuple(stored[path].shape):
                 raise LoraxError(
                     f"delta at '{path}' has shape {tuple(leaf.shape)} but the base has "

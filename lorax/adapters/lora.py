@@ -2,8 +2,9 @@
 
 import dataclasses
 import math
+import operator
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -11,13 +12,13 @@ import jax.numpy as jnp
 
 from lorax.adapters import lora_init
 from lorax.core import paths
+from lorax.core._jax import is_traced
 from lorax.core.adapter import Adapter, Base, Delta, check_leaf, unprepared
 from lorax.core.errors import LoraxError, LoraxTypeError, LoraxWarning
 from lorax.core.leaf import Factors, LowRank, Roles, implicit, merged
-from lorax.core.where import ALL_LINEAR, check_paths, check_patterns, check_used
+from lorax.core.where import ALL_LINEAR, check_paths, check_patterns, check_used, check_where
 
 SCALINGS = ("standard", "rslora")
-OVERRIDES = ("alpha", "rank")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,14 +60,13 @@ class LoRA(Adapter):
         set_field = lambda name, value: object.__setattr__(self, name, value)
         set_field("rank", _rank(self.rank))
         set_field("alpha", _alpha(self.alpha))
-        set_field("where", _where(self.where))
+        set_field("where", check_where(self.where, {"rank": _rank, "alpha": _alpha}))
         set_field("exclude", check_patterns("exclude", self.exclude))
         _choice("scaling", self.scaling, SCALINGS)
         _choice("initializer", self.initializer, lora_init.INITIALIZERS)
         if not isinstance(self.dropout, int | float) or not 0 <= self.dropout < 1:
             raise LoraxError(f"dropout is {self.dropout!r}: expected a rate in [0, 1)")
-        if self.dtype is not None and not jnp.issubdtype(jnp.dtype(self.dtype), jnp.floating):
-            raise LoraxTypeError(f"dtype is {self.dtype!r}: expected a floating-point dtype")
+        set_field("dtype", _dtype(self.dtype))
 
     def init(self, key: jax.Array, base: Base, roles: Mapping[str, Roles] | None = None) -> Delta:
         """`{path: Factors(A, B)}` of every selected leaf, with ΔW exactly zero.
@@ -239,43 +239,40 @@ def _roles_of(path: str, leaf: Any, roles: Mapping[str, Roles] | None) -> Roles:
 
 
 def _rank(rank: Any) -> int:
-    if isinstance(rank, bool) or not hasattr(rank, "__index__"):
+    try:
+        number = operator.index(rank)
+    except TypeError:
+        number = None
+    if number is None or isinstance(rank, bool):
         raise LoraxTypeError(f"rank is {rank!r}: expected a positive integer, such as rank=8")
-    if int(rank) < 1:
+    if number < 1:
         raise LoraxError(f"rank is {rank}: expected at least 1; to adapt nothing, use no adapter")
-    return int(rank)
+    return number
 
 
 def _alpha(alpha: Any) -> Any:
-    if isinstance(alpha, jax.Array):
+    wanted = "expected a positive finite number, such as alpha=16.0 (the scale is alpha / rank)"
+    if jnp.ndim(alpha) == 0 and is_traced(alpha):
         return alpha
-    if isinstance(alpha, bool) or not hasattr(alpha, "__float__"):
-        raise LoraxTypeError(f"alpha is {alpha!r}: expected a positive number, such as alpha=16.0")
-    if not math.isfinite(alpha) or alpha <= 0:
-        raise LoraxError(
-            f"alpha is {alpha}: expected a positive finite number, such as alpha=16.0 (the scale "
-            "is alpha / rank)"
-        )
-    return float(alpha)
+    if isinstance(alpha, bool | str) or jnp.ndim(alpha) or not hasattr(alpha, "__float__"):
+        raise LoraxTypeError(f"alpha is {alpha!r}: {wanted}")
+    try:
+        number = float(alpha)
+    except OverflowError:
+        number = math.inf
+    if not math.isfinite(number) or number <= 0:
+        raise LoraxError(f"alpha is {number}: {wanted}")
+    return number
 
 
-def _where(where: Any) -> Any:
-    """`where` as a hashable value; overrides become sorted pairs."""
-    if isinstance(where, str) and where == ALL_LINEAR:
-        return where
-    if not isinstance(where, Mapping):
-        if isinstance(where, Sequence) and where and not isinstance(where[0], str):
-            where = {pattern: dict(overrides) for pattern, overrides in where}
-        else:
-            return check_patterns("where", where)
-    pairs = []
-    for pattern, overrides in where.items():
-        for name in overrides:
-            _choice(f"override of where[{pattern!r}]", name, OVERRIDES)
-        checked = {"rank": _rank, "alpha": _alpha}
-        pairs.append((pattern, tuple(sorted((n, checked[n](v)) for n, v in overrides.items()))))
-    check_patterns("where", [pattern for pattern, _ in pairs])
-    return tuple(pairs)
+def _dtype(dtype: Any) -> str | None:
+    try:
+        known = None if dtype is None else jnp.dtype(dtype)
+    except TypeError:
+        known = jnp.dtype(bool)
+    if known is not None and not jnp.issubdtype(known, jnp.floating):
+        raise LoraxTypeError(f"dtype is {dtype!r}: expected a floating-point dtype, or None")
+    return None if known is None else known.name
 
 
 def _choice(name: str, value: Any, choices: tuple[str, ...]) -> None:

@@ -47,6 +47,11 @@ def _program(jaxpr: Any) -> Program:
     return Program(getattr(jaxpr, "jaxpr", jaxpr), tuple(getattr(jaxpr, "consts", ())))
 
 
+def is_traced(value: Any) -> bool:
+    """True for a value that is not known while tracing."""
+    return isinstance(value, jax.core.Tracer)
+
+
 def is_literal(atom: Any) -> bool:
     """True for a constant that stands in an equation."""
     return isinstance(atom, core.Literal)

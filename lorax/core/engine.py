@@ -21,11 +21,11 @@ from lorax.core.adapter import (
     low_rank_leaves,
     unprepared,
 )
-from lorax.core.errors import LoraxError, LoraxTypeError
+from lorax.core.errors import LoraxError
 from lorax.core.evaluation import Evaluation
 from lorax.core.leaf import implicit
 from lorax.core.roles import roles
-from lorax.core.trace import run_on
+from lorax.core.trace import check_program, run_on
 
 ENGINES = ("factored", "merged")
 FALLBACKS = ("error", "warn", "allow")
@@ -114,10 +114,7 @@ def adapt(
     Raises:
       LoraxTypeError, LoraxError: an argument is none of the above.
     """
-    if not callable(fn):
-        raise LoraxTypeError(
-            f"fn is a {type(fn).__name__}: expected a function of (params, ...); pass model.apply"
-        )
+    check_program(fn)
     check_adapter(adapter)
     _check_choice("engine", engine, ENGINES)
     _check_choice("on_fallback", on_fallback, FALLBACKS)

@@ -37,7 +37,9 @@ def freeze_base(tx: Any) -> Any:
     def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, Any]:
         own = None if params is None else _delta(params)
         new, state = tx.update(_delta(updates), state, own, **extra)
-        return {"base": jax.tree.map(jnp.zeros_like, updates["base"]), "delta": new}, state
+        # x + 0.0 turns -0.0 into 0.0, x + -0.0 leaves every bit
+        still = jax.tree.map(lambda gradient: -jnp.zeros_like(gradient), updates["base"])
+        return {"base": still, "delta": new}, state
 
     return type(tx)(init, update)
 

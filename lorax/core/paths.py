@@ -133,7 +133,8 @@ def _compile(pattern: str) -> re.Pattern[str]:
 
 def _no_match(pattern: str, paths: Sequence[str]) -> str:
     near = [path for path in paths if re.search(pattern, path)][:3] or nearest(pattern, paths)
-    hint = f"near misses: {', '.join(repr(p) for p in near)}" if near else "the base has no leaves"
+    near = near or list(paths[:3])
+    hint = f"near misses: {', '.join(map(repr, near))}" if near else "the base has no leaves"
     return (
         f"pattern '{pattern}' matches none of {len(paths)} leaves: expected a full match of a "
         f"'/'-joined path; {hint}"

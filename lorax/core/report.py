@@ -14,7 +14,7 @@ from lorax.core.engine import evaluate
 from lorax.core.evaluation import Evaluation, Use, by_path
 from lorax.core.leaf import LowRank, Roles
 from lorax.core.roles import from_uses, watch
-from lorax.core.trace import shapes_of, shapes_only
+from lorax.core.trace import check_program, shapes_of, shapes_only
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,6 +104,7 @@ def report(
     Raises:
       LoraxError: as `adapted.init`.
     """
+    check_program(fn)
     check_adapter(adapter)
     base, _ = unprepared(base)
     stored = paths.flatten(base)

@@ -11,7 +11,7 @@ from lorax.core import paths
 from lorax.core.adapter import Base, unprepared
 from lorax.core.evaluation import Evaluation, Use, by_path
 from lorax.core.leaf import Roles, bare
-from lorax.core.trace import run_on, shapes_of, shapes_only
+from lorax.core.trace import check_program, run_on, shapes_of, shapes_only
 
 PRODUCTS = {"conv_general_dilated": "conv", "gather": "gather"}
 
@@ -30,6 +30,7 @@ def roles(fn: Callable[..., Any], base: Base, *args: Any, **kwargs: Any) -> dict
       "unused", or "ambiguous" when two uses disagree on what is a matrix. Traces abstractly and
       allocates nothing.
     """
+    check_program(fn)
     base, _ = unprepared(base)
     return from_uses(base, by_path(watch(fn, base, args, kwargs).uses))
 

@@ -6,7 +6,16 @@ from typing import Any
 import jax
 
 from lorax.core import _jax, paths
+from lorax.core.errors import LoraxTypeError
 from lorax.core.evaluation import Evaluation
+
+
+def check_program(fn: Any) -> None:
+    """Raises LoraxTypeError unless `fn` can be called."""
+    if not callable(fn):
+        raise LoraxTypeError(
+            f"fn is a {type(fn).__name__}: expected a function of (params, ...); pass model.apply"
+        )
 
 
 def run_on(

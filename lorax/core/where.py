@@ -4,7 +4,7 @@
 adapter it is always a hashable value.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from lorax.core import paths
@@ -29,12 +29,52 @@ def check_patterns(name: str, patterns: Any) -> tuple[str, ...]:
     for pattern in patterns:
         if not isinstance(pattern, str):
             raise LoraxTypeError(
-                f"{name} holds the {type(pattern).__name__} {pattern!r}: expected strings that are "
-                "regular expressions over '/'-joined paths"
+                f"{name} holds the {type(pattern).__name__} {pattern!r}: expected regular expressions "
+                f"over '/'-joined paths, such as {name}=('.*/query/kernel',)"
             )
     if name == "where" and not patterns:
         raise LoraxError("where is empty: expected at least one pattern, or 'all-linear'")
     return tuple(patterns)
+
+
+def check_where(where: Any, overrides: Mapping[str, Callable[[Any], Any]]) -> Any:
+    """`where` as a hashable value: "all-linear", a tuple of patterns, or sorted pairs of a pattern
+    and its overrides.
+
+    Args:
+      where: as the user wrote it, or as this function returned it.
+      overrides: the names that a mapping may override, each with the check of its value.
+
+    Raises:
+      LoraxTypeError, LoraxError: `where` is none of these, or a name is unknown.
+    """
+    if isinstance(where, str) and where == ALL_LINEAR:
+        return where
+    if not isinstance(where, Mapping):
+        if not _is_pairs(where):
+            return check_patterns("where", where)
+        where = {pattern: dict(pairs) for pattern, pairs in where}
+    check_patterns("where", list(where))
+    found = []
+    for pattern, own in where.items():
+        if not isinstance(own, Mapping):
+            raise LoraxTypeError(
+                f"where[{pattern!r}] is {own!r}: expected a mapping of overrides, such as "
+                "{'rank': 4}, or {} for none"
+            )
+        for name in own:
+            if name not in overrides:
+                raise LoraxError(
+                    f"override of where[{pattern!r}] is {name!r}: expected one of "
+                    f"{', '.join(map(repr, sorted(overrides)))}"
+                )
+        found.append((pattern, tuple(sorted((n, overrides[n](v)) for n, v in own.items()))))
+    return tuple(sorted(found))  # patterns exclude each other, so their order means nothing
+
+
+def _is_pairs(where: Any) -> bool:
+    is_pair = lambda item: isinstance(item, Sequence) and not isinstance(item, str)
+    return isinstance(where, Sequence) and bool(where) and all(map(is_pair, where))
 
 
 def check_used(path: str, roles: Mapping[str, Roles] | None) -> None:

@@ -119,7 +119,7 @@ def test_remat_gives_the_same_value_and_gradient():
     (plain, without), (again, kept) = run(lambda layer: layer), run(jax.checkpoint)
     assert kept and not without
     for a, b in zip(jax.tree.leaves(plain), jax.tree.leaves(again), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4)
     assert all(np.any(np.asarray(leaf)) for leaf in jax.tree.leaves(plain[1]))
 
 

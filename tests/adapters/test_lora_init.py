@@ -88,7 +88,7 @@ def test_gaussian_has_deviation_one_over_rank(rank):
 def test_every_slice_has_the_deviation_of_the_unstacked_twin(kind, initializer):
     """Counting the stack as fan-in would make A too small by the root of the layers."""
     shape, roles = KINDS[kind]
-    wide = {i: 40 for i in roles.inputs[:1]}  # enough numbers to estimate a deviation
+    wide = dict.fromkeys(roles.inputs[:1], 40)  # enough numbers to estimate a deviation
     shape = tuple(size * wide.get(i, 1) for i, size in enumerate(shape))
     a, b = factors(adapter(initializer), shape, roles)
     fan_in = FAN_IN * 40
@@ -147,23 +147,24 @@ def test_the_lookup_of_a_program_is_found_by_its_use():
 
 @functools.cache
 def decomposed(initializer, kind):
-    """(base, delta) of a decomposition, made under jit."""
+    """(base, delta, A0 and B0) of a decomposition, made under jit."""
     shape, roles = KINDS[kind]
-    base = {"w": leaf(shape)}
-    return base, jax.jit(lambda b: adapter(initializer).init(KEY, b, {"w": roles}))(base)
+    base, lora = {"w": leaf(shape)}, adapter(initializer)
+    delta = jax.jit(lambda base: lora.init(KEY, base, {"w": roles}))(base)
+    return base, delta, jax.jit(lora.derive)(base, delta)["w"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_pissa_starts_at_the_best_approximation_of_every_matrix(kind):
     """Eckart and Young: scale · A0 B0 is the truncated singular value decomposition."""
-    base, delta = decomposed("pissa", kind)
+    base, _, first = decomposed("pissa", kind)
     roles = KINDS[kind][1]
     u, s, vt = np.linalg.svd(matrices(base["w"], roles), full_matrices=False)
     best = (u[:, :, :4] * s[:, None, :4]) @ vt[:, :4]
     scale = adapter("pissa").scale_of("w")
-    np.testing.assert_allclose(scale * products(delta["w"], roles), best, atol=1e-4)
-    a = np.asarray(delta["w"].A, np.float64).reshape(-1, FAN_IN, 4)
-    b = np.asarray(delta["w"].B, np.float64).reshape(-1, 4, FAN_OUT)
+    np.testing.assert_allclose(scale * products(first, roles), best, atol=1e-4)
+    a = np.asarray(first.A, np.float64).reshape(-1, FAN_IN, 4)
+    b = np.asarray(first.B, np.float64).reshape(-1, 4, FAN_OUT)
     balanced = np.linalg.norm(a, axis=1), np.linalg.norm(b, axis=2)
     np.testing.assert_allclose(*balanced, rtol=1e-4)  # sqrt(S / scale) in both
 
@@ -171,14 +172,38 @@ def test_pissa_starts_at_the_best_approximation_of_every_matrix(kind):
 @pytest.mark.parametrize("kind", ["dense", "conv", "stacked heads"])
 def test_olora_starts_with_orthonormal_rows_that_span_the_first_outputs(kind):
     """PEFT: Q R = W0ᵀ (out × in), B = Q[:, :r], A = R[:r], in our orientation transposed."""
-    base, delta = decomposed("olora", kind)
+    base, _, first = decomposed("olora", kind)
     roles = KINDS[kind][1]
-    b = np.asarray(delta["w"].B, np.float64).reshape(-1, 4, FAN_OUT)
-    np.testing.assert_allclose(b @ b.swapaxes(1, 2) - np.eye(4), 0, atol=1e-5)
+    b = np.asarray(first.B, np.float64).reshape(-1, 4, FAN_OUT)
+    unit = b @ b.swapaxes(1, 2)
+    np.testing.assert_allclose(unit, np.broadcast_to(np.eye(4), unit.shape), atol=1e-5)
     w = matrices(base["w"], roles)
     projected = w @ b.swapaxes(1, 2) @ b
-    np.testing.assert_allclose(products(delta["w"], roles), projected, atol=1e-4)
+    np.testing.assert_allclose(products(first, roles), projected, atol=1e-4)
     np.testing.assert_allclose(projected[:, :4], w[:, :4], atol=1e-4)  # the first r rows are kept
+
+
+@pytest.mark.parametrize("initializer", lora_init.DECOMPOSITIONS)
+def test_a_decomposition_trains_as_the_published_method_on_a_residual_base(initializer):
+    """The delta starts at zero; with A0 and B0 added it is A and B beside W0 - scale · A0 B0."""
+    base, delta, first = decomposed(initializer, "dense")
+    assert not any(np.any(leaf) for leaf in jax.tree.leaves(delta))
+    lora = adapter(initializer)
+    scale = lora.scale_of("w")
+    residual = base["w"] - scale * first.A @ first.B
+    loss = lambda w: jnp.sum(jnp.sin(w))
+
+    @jax.jit
+    def slopes(delta):
+        own = jax.grad(lambda delta: loss(lora.merge(base, delta)["w"]))(delta)["w"]
+        a, b = first.A + delta["w"].A, first.B + delta["w"].B
+        return own, jax.grad(lambda a, b: loss(residual + scale * a @ b), (0, 1))(a, b)
+
+    for step in (0.0, 0.1):
+        own, (a, b) = slopes(jax.tree.map(lambda leaf, step=step: leaf + step, delta))
+        np.testing.assert_allclose(own.A, a, rtol=1e-3, atol=1e-3)
+        np.testing.assert_allclose(own.B, b, rtol=1e-3, atol=1e-3)
+        assert np.any(a) and np.any(b)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
