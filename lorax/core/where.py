@@ -29,8 +29,8 @@ def check_patterns(name: str, patterns: Any) -> tuple[str, ...]:
     for pattern in patterns:
         if not isinstance(pattern, str):
             raise LoraxTypeError(
-                f"{name} holds the {type(pattern).__name__} {pattern!r}: expected regular expressions "
-                f"over '/'-joined paths, such as {name}=('.*/query/kernel',)"
+                f"{name} holds the {type(pattern).__name__} {pattern!r}: expected regular "
+                f"expressions over '/'-joined paths, such as {name}=('.*/query/kernel',)"
             )
     if name == "where" and not patterns:
         raise LoraxError("where is empty: expected at least one pattern, or 'all-linear'")
