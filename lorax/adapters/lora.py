@@ -64,8 +64,7 @@ class LoRA(Adapter):
         set_field("exclude", check_patterns("exclude", self.exclude))
         _choice("scaling", self.scaling, SCALINGS)
         _choice("initializer", self.initializer, lora_init.INITIALIZERS)
-        if not isinstance(self.dropout, int | float) or not 0 <= self.dropout < 1:
-            raise LoraxError(f"dropout is {self.dropout!r}: expected a rate in [0, 1)")
+        set_field("dropout", _dropout(self.dropout))
         set_field("dtype", _dtype(self.dtype))
 
     def init(self, key: jax.Array, base: Base, roles: Mapping[str, Roles] | None = None) -> Delta:
@@ -185,10 +184,11 @@ class LoRA(Adapter):
         return targets
 
     def _check(self, path: str, factors: Any, leaf: Any) -> None:
-        if not isinstance(factors, Factors):
+        arrays = isinstance(factors, Factors) and map(paths.is_array, (factors.A, factors.B))
+        if not arrays or not all(arrays):
             raise LoraxTypeError(
-                f"delta at '{path}' is a {type(factors).__name__}: expected Factors(A, B), as "
-                "LoRA.init returns them; was it saved by another kind of adapter?"
+                f"delta at '{path}' is a {type(factors).__name__}: expected Factors of arrays A "
+                "and B, as LoRA.init returns them; was it saved by another kind of adapter?"
             )
         rank = self.rank_of(path)
         if factors.rank != rank:
@@ -263,6 +263,12 @@ def _alpha(alpha: Any) -> Any:
     if not math.isfinite(number) or number <= 0:
         raise LoraxError(f"alpha is {number}: {wanted}")
     return number
+
+
+def _dropout(rate: Any) -> float:
+    if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 <= rate < 1:
+        raise LoraxError(f"dropout is {rate!r}: expected a rate in [0, 1), such as dropout=0.1")
+    return float(rate)
 
 
 def _dtype(dtype: Any) -> str | None:

@@ -167,12 +167,23 @@ def from_dict(description: Mapping[str, Any]) -> Adapter:
     Raises:
       LoraxError: the kind is unknown (is its module imported?) or a field does not fit.
     """
+    if not isinstance(description, Mapping):
+        raise LoraxError(
+            f"adapter description is {_describe(description)}: expected a mapping with an "
+            "'adapter' field, as to_dict() returns it"
+        )
     fields = dict(description)
     kind = fields.pop("adapter", None)
-    if kind == "Chain":
-        return Chain(*(from_dict(member) for member in fields["members"]))
     known = {cls.__name__: cls for cls in _subclasses(Adapter)}
-    if kind not in known:
+    if kind == "Chain":
+        members = fields.get("members")
+        if not isinstance(members, list | tuple):
+            raise LoraxError(
+                f"members of a Chain are {_describe(members)}: expected a list of descriptions, "
+                "as to_dict() returns it"
+            )
+        return Chain(*map(from_dict, members))
+    if not isinstance(kind, str) or kind not in known:
         raise LoraxError(
             f"adapter kind {kind!r} is unknown: expected one of {', '.join(sorted(known))}; "
             "import the module that defines it"
@@ -194,11 +205,6 @@ def from_json(text: str) -> Adapter:
         raise LoraxError(
             f"adapter description is not JSON ({error}): write it with to_json()"
         ) from None
-    if not isinstance(description, dict):
-        raise LoraxError(
-            f"adapter description is a JSON {type(description).__name__}: expected an object with "
-            "an 'adapter' field, as to_json() writes it"
-        )
     return from_dict(description)
 
 

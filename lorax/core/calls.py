@@ -116,16 +116,28 @@ def _one_of(leaf: Implicit, slices: Iterator[Any]) -> Implicit:
 
 
 def while_(ctx: Any, eqn: _jax.Equation, values: Values) -> list[Any]:
-    """Leaves among the constants of condition and body stay implicit; a carried one is merged."""
+    """Leaves among the constants of condition and body stay implicit; a carried one is merged.
+
+    With dropout on, the loop also counts its iterations, so that each has masks of its own.
+    """
     condition, n_condition, body, n_body = _jax.while_parts(eqn)
     start = n_condition + n_body
     for i in range(start, len(values)):
         values = ctx.merge_operand(eqn, values, i)
-    return lax.while_loop(
-        lambda carry: ctx.concrete(condition, [*values[:n_condition], *carry])[0],
-        lambda carry: ctx.concrete(body, [*values[n_condition:start], *carry]),
-        values[start:],
-    )
+
+    def test(counted: tuple[Any, list[Any]]) -> Any:
+        number, carry = counted
+        with ctx.iteration(number):
+            return ctx.concrete(condition, [*values[:n_condition], *carry])[0]
+
+    def step(counted: tuple[Any, list[Any]]) -> tuple[Any, list[Any]]:
+        number, carry = counted
+        with ctx.iteration(number):
+            outputs = ctx.concrete(body, [*values[n_condition:start], *carry])
+        return None if number is None else number + 1, outputs
+
+    first = jnp.zeros((), jnp.int32) if ctx.drops else None
+    return lax.while_loop(test, step, (first, values[start:]))[1]
 
 
 def cond(ctx: Any, eqn: _jax.Equation, values: Values) -> list[Any]:

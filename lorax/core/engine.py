@@ -116,6 +116,8 @@ def adapt(
     """
     check_program(fn)
     check_adapter(adapter)
+    if dropout_key is not None:
+        paths.key_for(dropout_key, "")
     _check_choice("engine", engine, ENGINES)
     _check_choice("on_fallback", on_fallback, FALLBACKS)
     return Adapted(fn, adapter, engine, on_fallback, dropout_key)

@@ -46,7 +46,7 @@ def freeze_base(tx: Any) -> Any:
 
 def _delta(tree: Any) -> Any:
     if not isinstance(tree, dict) or set(tree) != {"base", "delta"}:
-        keys = sorted(tree) if isinstance(tree, dict) else type(tree).__name__
+        keys = sorted(map(str, tree)) if isinstance(tree, dict) else type(tree).__name__
         raise LoraxError(
             f"freeze_base got a tree with {keys}: expected exactly the keys 'base' and 'delta'"
         )

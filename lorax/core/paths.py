@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from lorax.core.errors import LoraxError
+from lorax.core.errors import LoraxError, LoraxTypeError
 
 Tree = Any
 
@@ -111,7 +111,13 @@ def excluded(patterns: Iterable[str], paths: Iterable[str]) -> set[str]:
 
 
 def key_for(key: jax.Array, path: str) -> jax.Array:
-    """A key that depends on `key` and `path` only, never on tree order: `fold_in` of a hash."""
+    """A key that depends on `key` and `path` only, never on tree order: `fold_in` of a hash.
+
+    Raises:
+      LoraxTypeError: `key` is no PRNG key.
+    """
+    if not is_array(key):
+        raise LoraxTypeError(f"key is {key!r}: expected a PRNG key; pass jax.random.key(0)")
     digest = hashlib.sha256(path.encode("utf-8")).digest()
     return jax.random.fold_in(key, np.uint32(int.from_bytes(digest[:4], "big")))
 

@@ -89,7 +89,11 @@ def test_json_round_trip(adapter):
     ("text", "message"),
     [
         ("{", "not JSON"),
-        ("[1]", "a JSON list: expected an object"),
+        ("[1]", "is list .*expected a mapping"),
+        ("null", "is NoneType None: expected a mapping"),
+        ('{"adapter": "Chain"}', "members of a Chain are NoneType"),
+        ('{"adapter": "Chain", "members": 3}', "members of a Chain are int 3"),
+        ('{"adapter": ["LoRA"]}', "is unknown: expected one of BitFit"),
         ('{"adapter": "DoRA"}', "'DoRA' is unknown: expected one of BitFit"),
         ('{"adapter": "LoRA", "rnak": 8}', "cannot build LoRA"),
         ('{"adapter": "LoRA", "rank": -1}', "rank is -1"),

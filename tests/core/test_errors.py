@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import lorax
@@ -146,6 +147,17 @@ MORE = {
     "alpha huge": (lora(alpha=10**400), LoraxError, "alpha", "such as alpha=16.0"),
     "where of numbers": (lora(where=(1, 2)), LoraxTypeError, "where", "where=("),
     "override no mapping": (lora(where={"q": 4}), LoraxTypeError, "'q'", "rank"),
+    "a number for a key": (lambda: LORA.init(0, BASE), LoraxTypeError, "key is 0", "random.key"),
+    "a number for the masks": (adapt(dropout_key=3), LoraxTypeError, "key is 3", "jax.random.key"),
+    "a truth for a rate": (lora(dropout=False), LoraxError, "dropout is False", "dropout=0.1"),
+    "factors of numbers": (
+        lambda: LORA.merge(BASE, {QUERY: lorax.Factors(1, 2, lorax.Roles((), (0,), (1,)))}),
+        LoraxTypeError, f"'{QUERY}'", "LoRA.init returns",
+    ),
+    "odd keys in one tree": (
+        lambda: lorax.freeze_base(optax.sgd(0.1)).init({"a": 1, 3: 4}),
+        LoraxError, "['3', 'a']", "'base' and 'delta'",
+    ),
     "dtype unknown": (lora(dtype="floaty"), LoraxTypeError, "'floaty'", "floating-point"),
     "program no function": (
         lambda: lorax.report(3, LORA, BASE, X), LoraxTypeError, "fn is a int", "model.apply",

@@ -77,3 +77,12 @@ def test_every_iteration_of_a_scan_has_its_own_mask():
     fn = lambda base, x: jax.lax.scan(lambda c, _: (c, x @ base["a"]), 0, None, length=4)[1]
     masks = np.asarray(_dropped(jax.random.key(0), fn)).reshape(4, -1)
     assert len({mask.tobytes() for mask in masks}) == 4
+
+
+def test_every_iteration_of_a_while_loop_has_its_own_mask():
+    def fn(base, x):
+        step = lambda c: (c[0] + 1, c[1].at[c[0]].set(x @ base["a"]))
+        return jax.lax.while_loop(lambda c: c[0] < 4, step, (0, jnp.zeros((4, 3, 4))))[1]
+
+    masks = np.asarray(_dropped(jax.random.key(0), fn)).reshape(4, -1)
+    assert len({mask.tobytes() for mask in masks}) == 4
