@@ -79,8 +79,8 @@ def low_rank(
     first, second = sorted(term.sides, key=shared, reverse=True)
     kept = [label for label in x_axes if label not in first[1] or label in (*second[1], *out_axes)]
     kept += [label for label in first[1] if label not in x_axes]
-    if not jnp.issubdtype(x.dtype, jnp.floating):
-        x = x.astype(first[0].dtype)
+    if not jnp.issubdtype(x.dtype, jnp.floating) or x.dtype.itemsize < 2:
+        x = x.astype(first[0].dtype)  # integers and 8-bit floats cannot hold A
     total = jnp.promote_types(x.dtype, jnp.float32)
     small = contract(
         x, x_axes, first[0].astype(x.dtype), first[1], kept,
@@ -100,8 +100,10 @@ def _summed(shape: Sequence[int], x_axes: Labels, factor: Labels, out_axes: Labe
 
 
 def _one_side(precision: Any) -> Any:
-    """A pair of precisions names lhs and rhs, whose order the contraction may exchange."""
-    return max(precision) if isinstance(precision, tuple) else precision
+    """The higher of a pair, which names lhs and rhs: the contraction may exchange the two."""
+    if not isinstance(precision, tuple):
+        return precision
+    return max(precision, key=lambda one: lax.Precision(one).value)
 
 
 def gather(ctx: Any, eqn: _jax.Equation, values: Values) -> list[Any] | None:

@@ -116,6 +116,14 @@ def _dynamic_slice(x: Any, axis: int, start: Any, size: int) -> Any:
     return lax.dynamic_slice_in_dim(x, start, size, axis)
 
 
+def rev(ctx: Any, eqn: _jax.Equation, values: Values) -> list[Any]:
+    """Reverses axes of w and of the factors that have them: a transposed convolution's kernel."""
+    (leaf,) = values
+    for label in [leaf.axes[i] for i in eqn.params["dimensions"]]:
+        leaf = leaf.map_axis(label, lambda x, axis: lax.rev(x, (axis,)))
+    return [leaf]
+
+
 def squeeze(ctx: Any, eqn: _jax.Equation, values: Values) -> list[Any]:
     """Drops axes of size one from w and from the factors that have them."""
     (leaf,) = values

@@ -26,6 +26,7 @@ RULES: dict[str, Rule] = {
     "broadcast_in_dim": rearrange.broadcast_in_dim,
     "slice": rearrange.slice_,
     "split": rearrange.split,
+    "rev": rearrange.rev,
     "dynamic_slice": rearrange.dynamic_slice,
     # linear maps of the values
     "convert_element_type": rearrange.convert_element_type,

@@ -141,3 +141,45 @@ def test_bfloat16_factors_stay_float32_and_meet_operands_in_bfloat16():
     for eqn in jaxpr.eqns:
         if eqn.primitive.name == "dot_general":
             assert {v.aval.dtype for v in eqn.invars} == {jnp.dtype("bfloat16")}, eqn
+
+
+PRECISIONS = ["highest", ("default", "highest"), lax.DotAlgorithmPreset.F32_F32_F32]
+
+
+@pytest.mark.parametrize("precision", PRECISIONS, ids=str)
+def test_the_program_s_precision_reaches_the_low_rank_products(precision):
+    base, x = {"w": jnp.ones((4, 6))}, jnp.ones((3, 4))
+    fn = lambda base, x: jnp.dot(x, base["w"], precision=precision)
+    _agree(fn, base, x)
+    asked = lambda fn: {
+        eqn.params["precision"] if isinstance(precision, lax.DotAlgorithmPreset)
+        else lax.Precision.HIGHEST in (eqn.params["precision"] or ())
+        for eqn in jax.make_jaxpr(fn)(x).jaxpr.eqns if eqn.primitive.name == "dot_general"
+    }  # fmt: skip
+    adapter = lorax.LoRA(rank=2, where=("w",))
+    delta = adapter.init(jax.random.key(0), base)
+    ours = asked(lambda x: lorax.adapt(fn, adapter)(base, delta, x))
+    assert len(ours) == 1 and ours == asked(lambda x: fn(base, x))
+
+
+def test_a_convolution_with_a_precision():
+    fn = lambda base, x: lax.conv_general_dilated(
+        x, base["w"], (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        precision=("default", "highest"),
+    )  # fmt: skip
+    _agree(fn, {"w": jnp.ones((3, 3, 2, 4))}, jnp.ones((1, 5, 5, 2)))
+
+
+@pytest.mark.parametrize("dtype", [jnp.int32, jnp.float8_e4m3fn])
+def test_operands_that_cannot_hold_a_factor(dtype):
+    x = jnp.arange(8).reshape(2, 4).astype(dtype)
+    fn = lambda base, x: lax.dot(x, base["w"], preferred_element_type=jnp.float32)
+    _agree(fn, {"w": jnp.ones((4, 6))}, x)
+
+
+def _agree(fn, base, x):
+    adapter = lorax.LoRA(rank=2, where=("w",))
+    apply = lorax.adapt(fn, adapter, on_fallback="error")
+    delta = jax.tree.map(lambda d: d + 0.1, apply.init(jax.random.key(0), base, x))
+    want = fn(adapter.merge(base, delta), x)
+    np.testing.assert_allclose(apply(base, delta, x), want, rtol=1e-5)

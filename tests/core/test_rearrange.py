@@ -31,6 +31,7 @@ CASES = {
     "cast_and_back": ((4, 6), lambda w, x: x @ w.astype(jnp.float16).astype(jnp.float32), (3, 4)),
     "moved": ((2, 4, 3), lambda w, x: jnp.einsum("bd,hdk->bhk", x, w), (3, 4)),
     "swapped": ((4, 2, 3), lambda w, x: jnp.einsum("bd,khd->bkh", x, w.transpose(2, 1, 0)), (3, 4)),
+    "reversed": ((4, 6), lambda w, x: x @ w[::-1, ::-1], (3, 4)),
     "barrier": ((4, 6), lambda w, x: x @ lax.optimization_barrier((w, x))[0], (3, 4)),
 }
 
