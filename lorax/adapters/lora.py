@@ -100,7 +100,7 @@ class LoRA(Adapter):
 
     def merge(self, base: Base, delta: Delta) -> Base:
         """W0 + scale · A B (- A0 B0) for every leaf of the delta, in float32, cast once."""
-        base, derived = unprepared(base)
+        base, derived = unprepared(base, self)
         stored = paths.flatten(base)
         leaves = self.leaves(base, delta, derived)
         return paths.replace(
@@ -109,7 +109,9 @@ class LoRA(Adapter):
 
     def leaves(self, base: Base, delta: Delta, derived: Any = None) -> dict[str, Any]:
         """The factors with their scale, offset and dropout, checked against base and config."""
-        stored = paths.flatten(unprepared(base)[0])
+        base, own = unprepared(base, self)
+        derived = own if derived is None else derived
+        stored = paths.flatten(base)
         wanted = None if self.where == ALL_LINEAR else self._targets(stored, None)
         check_paths(delta, wanted, stored)
         for path, factors in delta.items():
@@ -175,9 +177,11 @@ class LoRA(Adapter):
         left_out = paths.excluded(self.exclude, stored)
         targets = [path for path in found if path not in left_out]
         if not targets:
+            left = f" and exclude={self.exclude!r} leaves none" if self.exclude else ""
             raise LoraxError(
-                f"no leaf is adapted: where={self.where!r} without exclude={self.exclude!r} leaves "
-                f"none of {len(stored)}; widen where="
+                f"no leaf is adapted: where={self.where!r} selects {len(found)} of {len(stored)} "
+                f"leaves{left}; widen where= (all-linear takes dots alone, no convolution and no "
+                "lookup: name those by pattern)"
             )
         for path in targets:
             check_used(path, roles)
@@ -208,7 +212,9 @@ class LoRA(Adapter):
 
 
 def _is_linear(roles: Roles) -> bool:
-    return roles.kind == "dot" and bool(roles.inputs) and bool(roles.outputs)
+    # an ambiguous leaf counts, so that init refuses it instead of leaving it frozen in silence
+    is_matrix = bool(roles.inputs) and bool(roles.outputs)
+    return roles.kind == "ambiguous" or (roles.kind == "dot" and is_matrix)
 
 
 def _roles_of(path: str, leaf: Any, roles: Mapping[str, Roles] | None) -> Roles:
@@ -230,9 +236,9 @@ def _roles_of(path: str, leaf: Any, roles: Mapping[str, Roles] | None) -> Roles:
     if known.kind in ("ambiguous", "other"):
         why = known.why or "no product contracts or looks up any of its axes"
         raise LoraxError(
-            f"roles of '{path}' are ambiguous ({why}): say which with "
-            f"roles={{'{path}': lorax.Roles(stack, inputs, outputs)}}, or give an example input "
-            "that reaches a single use"
+            f"roles of '{path}' are ambiguous ({why}): say which with adapter.init(key, base, "
+            f"roles={{..., '{path}': lorax.Roles(stack, inputs, outputs)}}), give an example input "
+            "that reaches a single use, or exclude the leaf"
         )
     known.check(path, leaf.shape)
     return known

@@ -59,7 +59,7 @@ class Adapter(abc.ABC):
         """
         base, _ = unprepared(base)
         derived = self.derive(base, delta)
-        return base if derived is None else Prepared(base, derived)
+        return base if derived is None else Prepared(base, derived, self)
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready description; `from_dict` is its inverse."""
@@ -80,15 +80,28 @@ class Prepared:
     Attributes:
       base: the parameters.
       derived: arrays computed from them, PiSSA's A0 and B0 for instance.
+      adapter: whose they are; static.
     """
 
     base: Base
     derived: Any
+    adapter: Adapter = dataclasses.field(metadata={"static": True})
 
 
-def unprepared(base: Base) -> tuple[Base, Any]:
-    """The parameters and the derived part (None for a plain base)."""
-    return (base.base, base.derived) if isinstance(base, Prepared) else (base, None)
+def unprepared(base: Base, adapter: Adapter | None = None) -> tuple[Base, Any]:
+    """The parameters and the derived part (None for a plain base).
+
+    Raises:
+      LoraxError: `adapter` is given and the base was prepared for another one.
+    """
+    if not isinstance(base, Prepared):
+        return base, None
+    if adapter is not None and base.adapter != adapter:
+        raise LoraxError(
+            f"base was prepared for {base.adapter} and is used with {adapter}: expected the same "
+            "adapter; prepare the plain base again, or pass the plain base"
+        )
+    return base.base, base.derived
 
 
 @dataclasses.dataclass(frozen=True, init=False)
@@ -120,14 +133,15 @@ class Chain(Adapter):
     def merge(self, base: Base, delta: Delta) -> Base:
         """The members' merges, one after the other."""
         self.leaves(base, delta)
-        base, derived = unprepared(base)
-        for number, (member, part) in enumerate(zip(self.members, self._parts(delta), strict=True)):
-            base = member.merge(base if derived is None else Prepared(base, derived[number]), part)
+        base, derived = unprepared(base, self)
+        derived = derived or (None,) * len(self.members)
+        for member, part, known in zip(self.members, self._parts(delta), derived, strict=True):
+            base = member.merge(base if known is None else Prepared(base, known, member), part)
         return base
 
     def leaves(self, base: Base, delta: Delta, derived: Any = None) -> dict[str, Any]:
         """The union of the members' leaves."""
-        base, own = unprepared(base)
+        base, own = unprepared(base, self)
         derived = derived or own or (None,) * len(self.members)
         found: dict[str, Any] = {}
         owner: dict[str, Adapter] = {}

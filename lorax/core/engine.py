@@ -74,7 +74,7 @@ class Adapted:
         """
         if self.engine == "merged" and self.dropout_key is None:
             return self.fn(self.adapter.merge(base, delta), *args, **kwargs)
-        params, derived = unprepared(base)
+        params, derived = unprepared(base, self.adapter)
         leaves = self.adapter.leaves(params, delta, derived)
         if self.engine == "merged":
             _refuse_dropout(leaves)

@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from lorax.core import paths
 from lorax.core.adapter import Adapter, Base, check_adapter, unprepared
@@ -145,9 +144,7 @@ def _row(
         trainable, how = adapted.size, "trained"
     why = ", ".join(dict.fromkeys([*merges, *notes])) or roles.why
     count = sum(use.is_product for use in seen) or len(seen)
-    return Row(
-        path, tuple(leaf.shape), jnp.dtype(leaf.dtype).name, roles, rank, trainable, count, how, why
-    )
+    return Row(path, tuple(leaf.shape), str(leaf.dtype), roles, rank, trainable, count, how, why)
 
 
 def _roles(roles: Roles) -> str:

@@ -32,9 +32,13 @@ def run_on(
     Only these leaves are arguments of the trace: whatever else the program takes is closed over,
     so Python values stay Python values and traced ones belong to the caller's trace.
     """
-    program, tree = _jax.trace(
-        lambda leaves: fn(paths.replace(base, leaves), *args, **kwargs), dict(stored)
-    )
+
+    def traced(leaves: dict[str, Any]) -> Any:
+        # built anew inside the trace: an NNX state may only be changed where it was made
+        own_args, own_kwargs = jax.tree.map(lambda leaf: leaf, (args, dict(kwargs)))
+        return fn(paths.replace(base, leaves), *own_args, **own_kwargs)
+
+    program, tree = _jax.trace(traced, dict(stored))
     outputs = evaluation.concrete(program, [values[path] for path in sorted(stored)])
     return jax.tree.unflatten(tree, outputs)
 

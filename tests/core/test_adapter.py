@@ -149,3 +149,14 @@ def test_a_prepared_base_gives_the_same_and_saves_the_decomposition(base, initia
     assert apply.init(KEY, prepared, x)[0].keys() == delta[0].keys()
     plain = lorax.LoRA(rank=2, where=("body/kernel",))
     assert plain.prepare(base, plain.init(KEY, base)) is base
+
+
+def test_a_base_prepared_for_another_adapter_is_refused(base):
+    pissa = lorax.LoRA(rank=2, where=("body/kernel",), initializer="pissa")
+    prepared = pissa.prepare(base, pissa.init(KEY, base))
+    for other in (dataclasses.replace(pissa, alpha=4.0), lorax.LoRA(rank=2, where=pissa.where)):
+        delta = other.init(KEY, base)
+        with pytest.raises(lorax.LoraxError, match="base was prepared for LoRA"):
+            other.merge(prepared, delta)
+        with pytest.raises(lorax.LoraxError, match="base was prepared for LoRA"):
+            lorax.adapt(program, other)(prepared, delta, jnp.ones((5, 4)))

@@ -172,3 +172,26 @@ def test_a_fallback_is_an_error_a_warning_or_nothing():
     want = fn(adapter.merge(base, delta), x)
     np.testing.assert_allclose(warned, want, rtol=1e-6)
     np.testing.assert_allclose(quiet, want, rtol=1e-6)
+
+
+def test_an_nnx_model_in_training_keeps_its_own_state():
+    from flax import nnx
+
+    class Net(nnx.Module):
+        def __init__(self, rngs):
+            self.linear = nnx.Linear(4, 3, rngs=rngs)
+            self.drop = nnx.Dropout(0.5, rngs=rngs)
+
+        def __call__(self, x):
+            return self.drop(self.linear(x))
+
+    graph, params, rest = nnx.split(Net(nnx.Rngs(0)), nnx.Param, ...)
+    fn = lambda params, rest, x: nnx.merge(graph, params, rest)(x)
+    adapter = lorax.LoRA(rank=1)
+    apply = lorax.adapt(fn, adapter, on_fallback="error")
+    delta = apply.init(jax.random.key(0), params, rest, X)
+    assert list(delta) == ["linear/kernel"]
+    np.testing.assert_allclose(apply(params, delta, rest, X), fn(params, rest, X), rtol=1e-6)
+    whole = lambda state, x: nnx.merge(graph, state)(x)
+    state = nnx.state(Net(nnx.Rngs(0)))
+    assert len(lorax.report(whole, adapter, state, X).merged) == 0

@@ -94,7 +94,7 @@ MISTAKES = {
     "integer leaf, Full": (init("steps", adapter=lorax.Full), LoraxTypeError, "'steps'", "narrow"),
     "vector": (init("query/bias"), LoraxError, "'query/bias' has shape (6,)", "BitFit or Full"),
     "three axes": (init("heads"), LoraxError, "'heads' has 3 axes", "roles="),
-    "ambiguous": (used("heads"), LoraxError, "'heads' are ambiguous", "roles={'heads': lorax.Ro"),
+    "ambiguous": (used("heads"), LoraxError, "'heads' are ambiguous", "'heads': lorax.Ro"),
     "unused": (used("idle"), LoraxError, "'idle'", "narrow where="),
     "unused, Full": (
         lambda: lorax.adapt(program, lorax.Full(where=("idle",))).init(KEY, BASE, X),
