@@ -1,5 +1,6 @@
 """Adapters on disk: bit-identical, whole or not at all, one line for every damage."""
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -171,10 +172,13 @@ def test_a_parent_that_is_a_file(tmp_path):
 
 
 def test_what_cannot_be_saved_is_named(tmp_path):
-    adapter, target = lorax.LoRA(rank=2, alpha=jnp.float32(3)), tmp_path / "adapter"
-    delta = noisy(adapter)
-    with pytest.raises(LoraxError, match="cannot be written as JSON.*float"):
-        save_adapter(target, adapter, delta)
+    @dataclasses.dataclass(frozen=True)
+    class Odd(lorax.Full):
+        table: object = dataclasses.field(default=None, compare=False)
+
+    target, delta = tmp_path / "adapter", noisy(lorax.LoRA(rank=2, alpha=jnp.float32(3)))
+    with pytest.raises(LoraxError, match="Odd cannot be written as JSON.*plain values"):
+        save_adapter(target, Odd(table=jnp.ones(2)), {"x": jnp.ones(2)})
     with pytest.raises(LoraxError, match="delta at 'x' is a float"):
         save_adapter(target, ADAPTERS["lora"], {"x": 1.0})
     with pytest.raises(LoraxError, match="adapter is"):
