@@ -23,8 +23,18 @@ LAYERS: dict[str, tuple[set[str], set[str]]] = {
     "train": ({"core"}, {"flax", "jax", "numpy", "optax", "rich"}),
     "io": (
         {"core", "adapters", "models"},
-        {"flax", "jax", "ml_dtypes", "numpy", "orbax", "safetensors", "huggingface_hub"},
+        {
+            "flax",
+            "huggingface_hub",
+            "jax",
+            "ml_dtypes",
+            "numpy",
+            "orbax",
+            "safetensors",
+            "tokenizers",
+        },
     ),
+    "generation": ({"core"}, {"jax", "numpy"}),
     "analysis": ({"core", "adapters"}, {"jax", "numpy"}),
     "parallel": ({"core"}, {"jax", "numpy"}),
 }
