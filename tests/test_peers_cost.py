@@ -11,6 +11,7 @@ import pytest
 from jax import lax
 
 import lorax
+from tests.jaxprs import constants, equations
 
 KEY = jax.random.key(0)
 F32 = jnp.float32
@@ -29,26 +30,6 @@ def rematted(base, x):
     """The same with checkpointed layers."""
     layer = jax.checkpoint(lambda x, w: (jnp.tanh(x @ w), None))
     return lax.scan(layer, x, base["w"])[0]
-
-
-def equations(jaxpr):
-    """Every equation of a jaxpr and of the programs inside it."""
-    for eqn in jaxpr.eqns:
-        yield eqn
-        for value in eqn.params.values():
-            for item in value if isinstance(value, tuple | list) else (value,):
-                inner = getattr(item, "jaxpr", item)
-                if hasattr(inner, "eqns"):
-                    yield from equations(inner)
-
-
-def constants(closed):
-    """Every array that a jaxpr or a program inside it holds."""
-    yield from closed.consts
-    for eqn in equations(closed.jaxpr):
-        for value in eqn.params.values():
-            for item in value if isinstance(value, tuple | list) else (value,):
-                yield from getattr(item, "consts", ())
 
 
 def gradient(fn, adapter=LORA, **kwargs):

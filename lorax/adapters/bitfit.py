@@ -40,6 +40,6 @@ class BitFit(Adapter):
         """The base with the trained biases in place."""
         return self._full.merge(base, delta)
 
-    def leaves(self, base: Base, delta: Delta, derived: Any = None) -> dict[str, Any]:
+    def leaves(self, base: Base, delta: Delta) -> dict[str, Any]:
         """The trained biases, checked against the base."""
-        return self._full.leaves(base, delta, derived)
+        return self._full.leaves(base, delta)

@@ -56,7 +56,7 @@ class Full(Adapter):
         leaves = self.leaves(base, delta)
         return paths.replace(base, {p: x.astype(stored[p].dtype) for p, x in leaves.items()})
 
-    def leaves(self, base: Base, delta: Delta, derived: Any = None) -> dict[str, Any]:
+    def leaves(self, base: Base, delta: Delta) -> dict[str, Any]:
         """The trained copies, checked against the base."""
         stored = paths.flatten(unprepared(base)[0])
         check_paths(delta, self._paths(stored), stored)

@@ -14,7 +14,7 @@ from lorax.adapters import lora_init
 from lorax.core import paths
 from lorax.core._jax import is_traced
 from lorax.core.adapter import Adapter, Base, Delta, check_leaf, unprepared
-from lorax.core.errors import LoraxError, LoraxTypeError, LoraxWarning
+from lorax.core.errors import LoraxError, LoraxTypeError, LoraxWarning, check_choice
 from lorax.core.leaf import Factors, LowRank, Roles, implicit, merged
 from lorax.core.where import ALL_LINEAR, check_paths, check_patterns, check_used, check_where
 
@@ -62,8 +62,8 @@ class LoRA(Adapter):
         set_field("alpha", _alpha(self.alpha))
         set_field("where", check_where(self.where, {"rank": _rank, "alpha": _alpha}))
         set_field("exclude", check_patterns("exclude", self.exclude))
-        _choice("scaling", self.scaling, SCALINGS)
-        _choice("initializer", self.initializer, lora_init.INITIALIZERS)
+        check_choice("scaling", self.scaling, SCALINGS)
+        check_choice("initializer", self.initializer, lora_init.INITIALIZERS)
         set_field("dropout", _dropout(self.dropout))
         set_field("dtype", _dtype(self.dtype))
 
@@ -100,17 +100,16 @@ class LoRA(Adapter):
 
     def merge(self, base: Base, delta: Delta) -> Base:
         """W0 + scale · A B (- A0 B0) for every leaf of the delta, in float32, cast once."""
-        base, derived = unprepared(base, self)
+        leaves = self.leaves(base, delta)
+        base, _ = unprepared(base, self)
         stored = paths.flatten(base)
-        leaves = self.leaves(base, delta, derived)
         return paths.replace(
             base, {p: merged(implicit(p, stored[p], leaf)) for p, leaf in leaves.items()}
         )
 
-    def leaves(self, base: Base, delta: Delta, derived: Any = None) -> dict[str, Any]:
+    def leaves(self, base: Base, delta: Delta) -> dict[str, Any]:
         """The factors with their scale, offset and dropout, checked against base and config."""
-        base, own = unprepared(base, self)
-        derived = own if derived is None else derived
+        base, derived = unprepared(base, self)
         stored = paths.flatten(base)
         wanted = None if self.where == ALL_LINEAR else self._targets(stored, None)
         check_paths(delta, wanted, stored)
@@ -285,8 +284,3 @@ def _dtype(dtype: Any) -> str | None:
     if known is not None and not jnp.issubdtype(known, jnp.floating):
         raise LoraxTypeError(f"dtype is {dtype!r}: expected a floating-point dtype, or None")
     return None if known is None else known.name
-
-
-def _choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise LoraxError(f"{name} is {value!r}: expected one of {', '.join(map(repr, choices))}")

@@ -39,7 +39,7 @@ class Adapter(abc.ABC):
     def merge(self, base: Base, delta: Delta) -> Base:
         """Plain parameters with the structure, shapes and dtypes of `base`, which is untouched."""
 
-    def leaves(self, base: Base, delta: Delta, derived: Any = None) -> dict[str, Any]:
+    def leaves(self, base: Base, delta: Delta) -> dict[str, Any]:
         """The adapted leaves by path: a `LowRank`, or an array that takes the leaf's place.
 
         What `adapt` evaluates. By default every leaf of `merge`, which is always right; an adapter
@@ -58,8 +58,7 @@ class Adapter(abc.ABC):
         where nothing is derived.
         """
         base, _ = unprepared(base)
-        derived = self.derive(base, delta)
-        return base if derived is None else Prepared(base, derived, self)
+        return _prepared(base, self.derive(base, delta), self)
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready description; `from_dict` is its inverse."""
@@ -120,6 +119,11 @@ class Chain(Adapter):
     def __init__(self, *members: Adapter):
         if not members:
             raise LoraxError("Chain() got no adapters: expected at least one, as in Chain(LoRA())")
+        if len(members) == 1 and isinstance(members[0], list | tuple):
+            raise LoraxTypeError(
+                f"Chain got one {type(members[0]).__name__} of adapters: expected the adapters "
+                "themselves, as in Chain(first, second)"
+            )
         for member in members:
             check_adapter(member)
         object.__setattr__(self, "members", tuple(members))
@@ -133,21 +137,20 @@ class Chain(Adapter):
     def merge(self, base: Base, delta: Delta) -> Base:
         """The members' merges, one after the other."""
         self.leaves(base, delta)
-        base, derived = unprepared(base, self)
-        derived = derived or (None,) * len(self.members)
-        for member, part, known in zip(self.members, self._parts(delta), derived, strict=True):
-            base = member.merge(base if known is None else Prepared(base, known, member), part)
+        parts = self._parts(delta)
+        base, derived = self._unprepared(base)
+        for member, part, known in zip(self.members, parts, derived, strict=True):
+            base = member.merge(_prepared(base, known, member), part)
         return base
 
-    def leaves(self, base: Base, delta: Delta, derived: Any = None) -> dict[str, Any]:
+    def leaves(self, base: Base, delta: Delta) -> dict[str, Any]:
         """The union of the members' leaves."""
-        base, own = unprepared(base, self)
-        derived = derived or own or (None,) * len(self.members)
+        parts = self._parts(delta)
+        base, derived = self._unprepared(base)
         found: dict[str, Any] = {}
         owner: dict[str, Adapter] = {}
-        members = zip(self.members, self._parts(delta), derived, strict=True)
-        for member, part, known in members:
-            for path, leaf in member.leaves(base, part, known).items():
+        for member, part, known in zip(self.members, parts, derived, strict=True):
+            for path, leaf in member.leaves(_prepared(base, known, member), part).items():
                 if path in found:
                     raise LoraxError(
                         f"'{path}' is adapted by {type(owner[path]).__name__} and by "
@@ -166,6 +169,11 @@ class Chain(Adapter):
         """As `Adapter.to_dict`, with the members nested."""
         return {"adapter": "Chain", "members": [member.to_dict() for member in self.members]}
 
+    def _unprepared(self, base: Base) -> tuple[Base, tuple[Any, ...]]:
+        """The parameters, and what each member derived from them (None for nothing)."""
+        base, derived = unprepared(base, self)
+        return base, (None,) * len(self.members) if derived is None else derived
+
     def _parts(self, delta: Delta) -> tuple[Delta, ...]:
         if not isinstance(delta, tuple | list) or len(delta) != len(self.members):
             raise LoraxError(
@@ -173,6 +181,10 @@ class Chain(Adapter):
                 "of one delta a member, as Chain.init returns it"
             )
         return tuple(delta)
+
+
+def _prepared(base: Base, derived: Any, adapter: Adapter) -> Base:
+    return base if derived is None else Prepared(base, derived, adapter)
 
 
 def from_dict(description: Mapping[str, Any]) -> Adapter:

@@ -21,7 +21,7 @@ from lorax.core.adapter import (
     low_rank_leaves,
     unprepared,
 )
-from lorax.core.errors import LoraxError
+from lorax.core.errors import LoraxError, check_choice
 from lorax.core.evaluation import Evaluation
 from lorax.core.leaf import implicit
 from lorax.core.roles import roles
@@ -74,14 +74,13 @@ class Adapted:
         """
         if self.engine == "merged" and self.dropout_key is None:
             return self.fn(self.adapter.merge(base, delta), *args, **kwargs)
-        params, derived = unprepared(base, self.adapter)
-        leaves = self.adapter.leaves(params, delta, derived)
+        leaves = self.adapter.leaves(base, delta)
         if self.engine == "merged":
             _refuse_dropout(leaves)
             return self.fn(self.adapter.merge(base, delta), *args, **kwargs)
         evaluation = Evaluation(self.on_fallback, self.dropout_key)
-        base = params
-        outputs = evaluate(evaluation, self.fn, base, leaves, args, kwargs)
+        params, _ = unprepared(base, self.adapter)
+        outputs = evaluate(evaluation, self.fn, params, leaves, args, kwargs)
         evaluation.warn()
         return outputs
 
@@ -118,8 +117,8 @@ def adapt(
     check_adapter(adapter)
     if dropout_key is not None:
         paths.key_for(dropout_key, "")
-    _check_choice("engine", engine, ENGINES)
-    _check_choice("on_fallback", on_fallback, FALLBACKS)
+    check_choice("engine", engine, ENGINES)
+    check_choice("on_fallback", on_fallback, FALLBACKS)
     return Adapted(fn, adapter, engine, on_fallback, dropout_key)
 
 
@@ -156,11 +155,6 @@ def _refuse_dropout(leaves: Mapping[str, Any]) -> None:
                 f"'{path}' has dropout {leaf.dropout} and engine='merged' has no input of A to "
                 "mask: use engine='factored', or dropout_key=None"
             )
-
-
-def _check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise LoraxError(f"{name} is {value!r}: expected one of {', '.join(map(repr, choices))}")
 
 
 def _signature(fn: Callable[..., Any]) -> inspect.Signature | None:

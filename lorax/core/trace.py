@@ -1,5 +1,6 @@
 """How is a program run on other leaves than its own, and on shapes instead of arrays?"""
 
+import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -11,8 +12,9 @@ from lorax.core.evaluation import Evaluation
 
 
 def check_program(fn: Any) -> None:
-    """Raises LoraxTypeError unless `fn` can be called."""
-    if not callable(fn):
+    """Raises LoraxTypeError unless `fn` is a function; a Flax model is not, its `apply` is."""
+    is_model = hasattr(fn, "apply") and hasattr(fn, "init") and not inspect.isroutine(fn)
+    if not callable(fn) or is_model:
         raise LoraxTypeError(
             f"fn is a {type(fn).__name__}: expected a function of (params, ...); pass model.apply"
         )

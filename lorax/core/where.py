@@ -22,8 +22,9 @@ def check_patterns(name: str, patterns: Any) -> tuple[str, ...]:
       LoraxError: none at all, for `where`.
     """
     if isinstance(patterns, str) or not isinstance(patterns, Sequence):
+        or_all = f"'{ALL_LINEAR}', or " if name == "where" else ""
         raise LoraxTypeError(
-            f"{name} is {patterns!r}: expected a tuple of regular expressions, such as "
+            f"{name} is {patterns!r}: expected {or_all}a tuple of regular expressions, such as "
             f"{name}=('.*/query/kernel',)"
         )
     for pattern in patterns:

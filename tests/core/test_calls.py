@@ -7,6 +7,7 @@ import pytest
 from jax import lax
 
 import lorax
+from tests.jaxprs import equations
 from tests.programs import PROGRAMS
 
 ADAPTER = lorax.LoRA(rank=2, alpha=3.0, where=("w",))
@@ -18,21 +19,11 @@ def _start(fn, base, x, **kwargs):
     return apply, jax.tree.map(lambda leaf: leaf + 0.1, delta)
 
 
-def _primitives(jaxpr):
-    for eqn in jaxpr.eqns:
-        yield eqn
-        for value in eqn.params.values():
-            for item in value if isinstance(value, tuple | list) else (value,):
-                inner = getattr(item, "jaxpr", item)
-                if hasattr(inner, "eqns"):
-                    yield from _primitives(inner)
-
-
 def test_scan_slices_the_factors_and_restacks_nothing():
     base, x = {"w": jnp.ones((5, 4, 4)) * 0.1}, jnp.ones((2, 4))
     fn = lambda base, x: lax.scan(lambda x, w: (jnp.tanh(x @ w), None), x, base["w"])[0]
     apply, delta = _start(fn, base, x)
-    eqns = list(_primitives(jax.make_jaxpr(apply)(base, delta, x).jaxpr))
+    eqns = list(equations(jax.make_jaxpr(apply)(base, delta, x).jaxpr))
     (scan,) = (eqn for eqn in eqns if eqn.primitive.name == "scan")
     shapes = [v.aval.shape for v in scan.invars]
     assert (5, 4, 4) in shapes and (5, 4, 2) in shapes and (5, 2, 4) in shapes
@@ -55,7 +46,7 @@ def test_remat_keeps_its_policy():
     policy = jax.checkpoint_policies.dots_saveable
     fn = lambda base, x: jax.checkpoint(lambda w, x: jnp.sin(x @ w), policy=policy)(base["w"], x)
     apply, delta = _start(fn, base, x)
-    eqns = list(_primitives(jax.make_jaxpr(apply)(base, delta, x).jaxpr))
+    eqns = list(equations(jax.make_jaxpr(apply)(base, delta, x).jaxpr))
     (remat,) = (eqn for eqn in eqns if "policy" in eqn.params)
     assert remat.params["policy"] is policy
 

@@ -1,5 +1,6 @@
 """Every mistake is told in one line that names the thing and the cure."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -159,6 +160,15 @@ MORE = {
         LoraxError, "['3', 'a']", "'base' and 'delta'",
     ),
     "dtype unknown": (lora(dtype="floaty"), LoraxTypeError, "'floaty'", "floating-point"),
+    "program a model": (
+        lambda: lorax.adapt(nn.Dense(3), LORA), LoraxTypeError, "fn is a Dense", "model.apply",
+    ),
+    "where all_linear": (
+        lora(where="all_linear"), LoraxTypeError, "'all_linear'", "'all-linear', or a tuple",
+    ),
+    "chain of a list": (
+        lambda: lorax.Chain([LORA]), LoraxTypeError, "one list", "Chain(first, second)",
+    ),
     "program no function": (
         lambda: lorax.report(3, LORA, BASE, X), LoraxTypeError, "fn is a int", "model.apply",
     ),
