@@ -123,7 +123,7 @@ class LoRA(Adapter):
 
     def derive(self, base: Base, delta: Delta) -> dict[str, Factors] | None:
         """A0 and B0 for initialisations that start from W0; None for the others."""
-        if self.initializer not in lora_init.DECOMPOSITIONS:
+        if not self.starts_from_base:
             return None
         stored = paths.flatten(unprepared(base)[0])
         return {
@@ -133,6 +133,11 @@ class LoRA(Adapter):
             )
             for path, factors in delta.items()
         }  # fmt: skip
+
+    @property
+    def starts_from_base(self) -> bool:
+        """Whether ΔW is counted from factors of W0 (PiSSA, OLoRA), so that it needs the base."""
+        return self.initializer in lora_init.DECOMPOSITIONS
 
     def rank_of(self, path: str) -> int:
         """The rank at `path`, overrides of `where` applied."""

@@ -1,0 +1,1 @@
+"""Analyses of base, adapter and delta: arrays in, arrays out. Imports core and adapters only."""
