@@ -6,6 +6,7 @@ ARGS ?=
 
 VENV := .venv
 VENV312 := .venv312
+VENV_INTEROP := .venv-interop
 BIN := $(VENV)/bin/python
 BIN312 := $(VENV312)/bin/python
 CODE := $(wildcard lorax experiments configs tests)
@@ -15,10 +16,11 @@ CODE := $(wildcard lorax experiments configs tests)
 PYTEST := -m pytest -n 2
 TEST_ENV := JAX_PLATFORMS=cpu OMP_NUM_THREADS=1
 LAWS := tests/core tests/adapters tests/test_laws.py
+INTEROP := tests/interop
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help quickstart test test-312 lint format bench clean
+.PHONY: help quickstart test test-312 test-interop lint format bench clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -31,6 +33,9 @@ test: lint  ## lint, type-check and test (ARGS=... adds pytest flags)
 
 test-312: $(VENV312)/.installed-dev  ## the core and law tests under PYTHON312=... (Python 3.12 or later)
 	$(TEST_ENV) $(BIN312) $(PYTEST) $(LAWS) $(ARGS)
+
+test-interop: $(VENV_INTEROP)/.installed-interop  ## both ways against torch, transformers and peft themselves
+	$(TEST_ENV) HF_HUB_OFFLINE=1 $(VENV_INTEROP)/bin/python $(PYTEST) $(INTEROP) $(ARGS)
 
 lint: $(VENV)/.installed-dev  ## ruff and mypy
 	$(BIN) -m ruff check
@@ -45,7 +50,7 @@ bench: $(VENV)/.installed-experiments  ## the cost of a training step, as JSON (
 	@$(BIN) -m experiments.benchmarks.step $(ARGS)
 
 clean:  ## remove the virtual environments, caches and build output, but not runs/
-	rm -rf $(VENV) $(VENV312) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	rm -rf $(VENV) $(VENV312) $(VENV_INTEROP) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
 	find $(CODE) -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # One recipe makes every stamp: $(1) the variable naming the interpreter, $(2) the oldest version it
@@ -69,3 +74,8 @@ $(VENV)/.installed-experiments: pyproject.toml
 
 $(VENV312)/.installed-dev: pyproject.toml
 	$(call install,PYTHON312,3.12,$(VENV312),dev)
+
+# torch in an environment of its own, so that nothing else can come to need it. Where pip has a choice,
+# torch's CPU build is a tenth of the size: PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu
+$(VENV_INTEROP)/.installed-interop: pyproject.toml
+	$(call install,PYTHON,3.11,$(VENV_INTEROP),interop)
