@@ -28,7 +28,7 @@ differences of 0.01 say nothing.
 
 Where LoRA's rates tie, the lower forgets less. Their scale is alpha / r, so 16 at r = 1 and 1 at
 r = 16. Source of the comparison: Hu et al., "LoRA", arXiv:2106.09685, table 2 and section 7.1, at
-a size where it can be seen in minutes; the model is `lorax.models.llama.BYTE_1M`.
+a size where it can be seen in minutes; the model is `lorax.models.BYTE_1M`.
 """
 
 from ml_collections import ConfigDict

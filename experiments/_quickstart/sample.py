@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lorax.models.llama import Llama, init_cache
+from lorax.models import Llama, init_cache
 
 Sampler = Callable[[Any], str]
 

@@ -11,7 +11,7 @@ import numpy as np
 from lorax.core.errors import LoraxError
 from lorax.data import python_text, text
 from lorax.data.batch import Batch
-from lorax.models.llama import Llama, LlamaConfig
+from lorax.models import Llama, LlamaConfig
 from lorax.train.losses import bits_per_byte, cross_entropy
 
 

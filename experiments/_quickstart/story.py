@@ -8,12 +8,13 @@ import jax
 import jax.numpy as jnp
 
 import lorax
-from experiments import _workdir
+from experiments import _fit, _workdir
 from experiments._cli import Call
+from experiments._fit import Method, Trained
 from experiments._quickstart import table, training
 from experiments._quickstart.sample import make_sampler
 from experiments._quickstart.setting import Setting, make_setting
-from experiments._quickstart.training import Method, Trained
+from experiments._table import label
 from experiments.figures import curves
 from lorax.core.errors import LoraxError
 from lorax.io.checkpoint import load_adapter, save_adapter, size_on_disk
@@ -31,7 +32,7 @@ def tell(call: Call) -> None:
         adapter does not do what the trained one did.
     """
     curves.require()
-    methods = training.methods(call.config)
+    methods = _fit.methods(call.config)
     setting = make_setting(call.config)
     training.check(call.config, setting, methods)
     with _workdir.entered(call) as needed:
@@ -138,6 +139,6 @@ def _reloaded(
 def _samples(config: Any, setting: Setting, method: Method, base: Any, merged: Any) -> str:
     part = config.sample
     sampler = make_sampler(setting.model, part, config.seed.sample)
-    texts = (("frozen base", sampler(base)), (table.label(method.name), sampler(merged)))
+    texts = (("frozen base", sampler(base)), (label(method.name), sampler(merged)))
     title = f"What each writes after {part.prompt!r} (temperature {part.temperature}):\n"
     return "\n".join([title, *(f"{name}\n```\n{text}\n```\n" for name, text in texts)])

@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from experiments._table import label, markdown
+
 Record = Mapping[str, Any]
 
 HEAD = (
@@ -18,18 +20,9 @@ HEAD = (
 
 
 def table(results: Sequence[Record]) -> str:
-    """Markdown that also reads well as it is, one row a method, the frozen base first."""
+    """One row a method, the frozen base first."""
     base = results[0]
-    rows = [HEAD, *(_row(record, base) for record in results)]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(HEAD))]
-    lines = [
-        "| " + " | ".join([row[0].ljust(widths[0]), *_right(row[1:], widths[1:])]) + " |"
-        for row in rows
-    ]
-    rule = (
-        "| " + "-" * widths[0] + " | " + " | ".join("-" * (w - 1) + ":" for w in widths[1:]) + " |"
-    )
-    return "\n".join([lines[0], rule, *lines[1:]])
+    return markdown([HEAD, *(_row(record, base) for record in results)])
 
 
 def reading(results: Sequence[Record]) -> str:
@@ -51,13 +44,6 @@ def reading(results: Sequence[Record]) -> str:
     )
 
 
-def label(name: str) -> str:
-    """A method's name for people: `lora_r4` is "LoRA r = 4"."""
-    if name.startswith("lora_r") and name[6:].isdigit():
-        return f"LoRA r = {name[6:]}"
-    return {"base": "frozen base", "full": "full fine-tuning"}.get(name, name)
-
-
 def _row(record: Record, base: Record) -> tuple[str, ...]:
     if record is base:
         counts = ["0", "0 %", "0", "0", "-"]
@@ -77,7 +63,3 @@ def _row(record: Record, base: Record) -> tuple[str, ...]:
 
 def _bits(bits: float, before: float | None = None) -> str:
     return f"{bits:.3f}" + ("" if before is None else f" ({bits - before:+.3f})")
-
-
-def _right(cells: Sequence[str], widths: Sequence[int]) -> list[str]:
-    return [cell.rjust(width) for cell, width in zip(cells, widths, strict=True)]

@@ -4,58 +4,26 @@ Shape suffixes: B batch, T tokens, S cache slots, D model width, N query heads, 
 H head width, V vocabulary, L layers.
 """
 
-import math
+import functools
 from typing import Any
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
+from jax.typing import DTypeLike
 
-from lorax.models.layers import RMSNorm, rotary_angles, rotate
-from lorax.models.llama_cache import Cache, advance, check_cache, read_layer, write_layer
-from lorax.models.llama_cache import init_cache as init_cache
-from lorax.models.llama_config import BYTE_1M as BYTE_1M
-from lorax.models.llama_config import LLAMA_7B as LLAMA_7B
-from lorax.models.llama_config import LLAMA_13B as LLAMA_13B
-from lorax.models.llama_config import LLAMA_33B as LLAMA_33B
-from lorax.models.llama_config import LLAMA_65B as LLAMA_65B
-from lorax.models.llama_config import STORIES_15M as STORIES_15M
-from lorax.models.llama_config import STORIES_110M as STORIES_110M
-from lorax.models.llama_config import STORIES_260K as STORIES_260K
-from lorax.models.llama_config import TINYLLAMA_1B as TINYLLAMA_1B
-from lorax.models.llama_config import TOY as TOY
+from lorax.models import layers
+from lorax.models.attention import attend
+from lorax.models.blocks import run_layers
+from lorax.models.cache import Cache, init_cache, read_layer, write_layer
+from lorax.models.decoder import finish, prepare
+from lorax.models.layers import RMSNorm
 from lorax.models.llama_config import LlamaConfig
-from lorax.models.llama_config import param_count as param_count
-from lorax.models.llama_layout import stack_layers as stack_layers
-from lorax.models.llama_layout import unstack_layers as unstack_layers
+from lorax.models.rotary import rotary_angles, rotate
 
 Rope = tuple[jax.Array, jax.Array]
 Carry = tuple[jax.Array, Cache | None]
 
-
-def _init(config: LlamaConfig, shrink: float = 1.0) -> nn.initializers.Initializer:
-    """Normal with deviation sqrt(2 / (5 D)), divided by ``shrink``: 0.02 at D = 1000.
-
-    GPT-2's fixed 0.02 starves narrow models: after 200 steps `BYTE_1M` stands at 2.7 nats a byte
-    with it, at 1.55 with this. Source: Nguyen and Salazar, arXiv:1910.05895, section 2 (SmallInit).
-    """
-    return nn.initializers.normal(math.sqrt(2 / (5 * config.dim)) / shrink)
-
-
-def _dense(config: LlamaConfig, features: int, name: str, *, residual: bool = False) -> nn.Dense:
-    """A bias-free Dense; ``residual`` marks the last product before the residual stream.
-
-    Those start smaller by sqrt(2 L), so that the stream's variance does not grow with the depth
-    (Radford et al., "Language Models are Unsupervised Multitask Learners", section 2.3).
-    """
-    return nn.Dense(
-        features,
-        use_bias=False,
-        dtype=config.dtype,
-        param_dtype=config.param_dtype,
-        kernel_init=_init(config, math.sqrt(2 * config.layers) if residual else 1.0),
-        name=name,
-    )
+_dense = functools.partial(layers.dense, bias=False)
 
 
 def _norm(config: LlamaConfig, name: str) -> RMSNorm:
@@ -102,9 +70,10 @@ class Attention(nn.Module):
             cache, layer = memory
             cache = write_layer(cache, layer, key_BSKH, value_BSKH)
             key_BSKH, value_BSKH = read_layer(cache, layer, query_BTNH.dtype)
-        mixed_BTNH = jax.nn.dot_product_attention(
-            query_BTNH, key_BSKH, value_BSKH, mask=mask, is_causal=memory is None
-        )
+        mixed_BTNH = attend(
+            query_BTNH, key_BSKH, value_BSKH,
+            mask=mask, causal=memory is None, attention=config.attention,
+        )  # fmt: skip
         mixed_BTD = mixed_BTNH.reshape(batch, tokens, config.dim)
         return _dense(config, config.dim, "out", residual=True)(mixed_BTD), cache
 
@@ -166,6 +135,12 @@ class Llama(nn.Module):
 
     config: LlamaConfig
 
+    def init_cache(
+        self, batch: int, length: int | None = None, dtype: DTypeLike | None = None
+    ) -> Cache:
+        """An empty `Cache` for ``batch`` rows of up to ``length`` tokens, as `init_cache` makes."""
+        return init_cache(self.config, batch, length, dtype)
+
     @nn.compact
     def __call__(
         self,
@@ -174,6 +149,7 @@ class Llama(nn.Module):
         positions: jax.Array | None = None,
         mask: jax.Array | None = None,
         cache: Cache | None = None,
+        deterministic: bool = True,
     ) -> jax.Array | tuple[jax.Array, Cache]:
         """Logits (B, T, V) of the token after each of ``tokens``; with a cache, (logits, cache).
 
@@ -184,102 +160,20 @@ class Llama(nn.Module):
         for packed sequences; not with a cache). Logits at padding mean nothing.
         ``cache`` (from `init_cache`) holds the tokens before these: prefill and single-token
         decoding are both this call. A cache that is overfilled gives NaN logits, there and after.
+        ``deterministic`` is taken as the other models take it; this one has no dropout.
 
         Logits are float32 (float64 if that is the compute dtype). Raises ValueError for arguments
         of the wrong shape or dtype, or more than ``max_length`` tokens.
         """
         config = self.config
-        _check(config, tokens, positions, mask, cache)
-        if positions is None:
-            positions = _count_positions(tokens, mask, cache)
-        if cache is None:
-            mask_B1TS = _pair_mask(mask)
-        else:
-            cache, mask_B1TS = advance(cache, tokens.shape[1], mask)
-        rope = rotary_angles(positions, config.head_dim, theta=config.rope_theta)
-        embed = nn.Embed(
-            config.vocab_size,
-            config.dim,
-            dtype=config.dtype,
-            param_dtype=config.param_dtype,
-            embedding_init=_init(config),
-            name="embed",
+        positions, mask_B1TS, cache = prepare(config, tokens, positions, mask, cache)
+        rope = rotary_angles(
+            positions, config.head_dim, theta=config.rope_theta, scaling=config.rope_scaling
         )
-        x_BTD, cache = self._layers((embed(tokens), cache), rope, mask_B1TS)
+        embed = layers.embed(config, config.vocab_size, "embed")
+        carry = (embed(tokens), cache)
+        numbered = cache is not None
+        x_BTD, cache = run_layers(Block, config, carry, rope, mask_B1TS, numbered=numbered)
         x_BTD = _norm(config, "norm")(x_BTD)
         head = embed.attend if config.tied else _dense(config, config.vocab_size, "lm_head")
-        logits_BTV = head(x_BTD)
-        logits_BTV = logits_BTV.astype(jnp.promote_types(logits_BTV.dtype, jnp.float32))
-        if cache is None:
-            return logits_BTV
-        # A write past the end is clamped by XLA and spoils older slots: say so in the result.
-        fits = cache.length <= cache.valid.shape[1]
-        return jnp.where(fits, logits_BTV, jnp.nan), cache
-
-    def _layers(self, carry: Carry, rope: Rope, mask_B1TS: jax.Array | None) -> Carry:
-        """Run all layers, one by one or as a scan."""
-        config = self.config
-        # Inside a scan XLA cannot merge the recomputation with the forward pass anyway.
-        block = nn.remat(Block, prevent_cse=not config.scan) if config.remat else Block
-        if not config.scan:
-            for i in range(config.layers):
-                carry, _ = block(config, name=f"layer_{i}")(carry, i, rope, mask_B1TS)
-            return carry
-        scanned = nn.scan(
-            block,
-            variable_axes={"params": 0, "intermediates": 0},
-            split_rngs={"params": True},
-            in_axes=(0, nn.broadcast, nn.broadcast),
-            length=config.layers,
-        )
-        # Without a cache no layer asks for its number: keep it out of the training program.
-        numbers = None if carry[1] is None else jnp.arange(config.layers)
-        carry, _ = scanned(config, name="layers")(carry, numbers, rope, mask_B1TS)
-        return carry
-
-
-def _pair_mask(mask: jax.Array | None) -> jax.Array | None:
-    """Mask in the form of `jax.nn.dot_product_attention`: (B, 1, 1 or T, T)."""
-    if mask is None:
-        return None
-    return mask[:, None, None, :] if mask.ndim == 2 else mask[:, None, :, :]
-
-
-def _count_positions(tokens: jax.Array, mask: jax.Array | None, cache: Cache | None) -> jax.Array:
-    """Positions (B, T): how many real tokens of the row came before, in the cache and here."""
-    if mask is None or mask.ndim == 3:
-        before_BT = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
-    else:
-        before_BT = jnp.cumsum(mask, axis=1, dtype=jnp.int32) - mask
-    if cache is None:
-        return before_BT
-    return before_BT + jnp.sum(cache.valid, axis=1, keepdims=True, dtype=jnp.int32)
-
-
-def _check(config: LlamaConfig, tokens: Any, positions: Any, mask: Any, cache: Any) -> None:
-    """Raise ValueError, in one line with the cure, for arguments `Llama` cannot take."""
-    if tokens.ndim != 2 or not jnp.issubdtype(tokens.dtype, jnp.integer):
-        raise ValueError(
-            f"tokens must be integers of shape (batch, tokens), got {tokens.dtype} of shape "
-            f"{tokens.shape}: add the batch axis with tokens[None], or cast to int32"
-        )
-    batch, length = tokens.shape
-    if length > config.max_length:
-        raise ValueError(
-            f"at most max_length={config.max_length} tokens fit, got {length}: cut the input, or "
-            f"dataclasses.replace(config, max_length={length})"
-        )
-    if positions is not None and positions.shape != tokens.shape:
-        raise ValueError(
-            f"positions must have the shape of tokens {tokens.shape}, got {positions.shape}: "
-            "give one position a token, or leave them out"
-        )
-    pairs = (batch, length, length)
-    shapes = (tokens.shape, pairs) if cache is None else (tokens.shape,)
-    if mask is not None and (mask.dtype != bool or mask.shape not in shapes):
-        raise ValueError(
-            f"mask must be bool of shape {' or '.join(map(str, shapes))}, got {mask.dtype} of "
-            f"shape {mask.shape}: write padding.astype(bool), or segment_mask(segments)"
-        )
-    if cache is not None:
-        check_cache(config, batch, length, cache)
+        return finish(head(x_BTD), cache)

@@ -1,73 +1,44 @@
-"""Which LLaMA? Its configuration, its public sizes, its parameter count."""
+"""Which LLaMA? Its configuration and its public sizes."""
 
 import dataclasses
-import math
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
-import jax.numpy as jnp
-from jax.typing import DTypeLike
-
-_SIZES = ("vocab_size", "dim", "layers", "heads", "kv_heads", "hidden_dim", "max_length")
+from lorax.models.config import TransformerConfig, check_positive
+from lorax.models.rotary import RopeScaling
 
 
 @dataclasses.dataclass(frozen=True)
-class LlamaConfig:
-    """Everything that decides the shapes and arithmetic of `Llama`; hashable, and JSON by `asdict`.
+class LlamaConfig(TransformerConfig):
+    """Everything that decides the shapes and arithmetic of `Llama`, besides `TransformerConfig`.
 
-    ``dim`` is the model width, ``hidden_dim`` the width inside SwiGLU, ``max_length`` the context
-    in tokens, ``rope_theta`` the base of the rotary wavelengths. ``kv_heads`` < ``heads`` is
-    grouped-query attention. ``tied`` uses the embedding as the head. ``scan`` keeps all layers in
-    one stacked ``layers`` (fast compilation), ``remat`` recomputes each layer in the backward pass
-    (little memory). ``dtype`` is what is computed in and ``param_dtype`` what parameters are
-    initialised in; both are kept as names, such as "bfloat16".
+    ``kv_heads`` < ``heads`` is grouped-query attention, ``hidden_dim`` the width inside SwiGLU,
+    ``max_length`` the context in tokens, ``rope_theta`` the base of the rotary wavelengths,
+    ``rope_scaling`` how long ones are stretched (a `RopeScaling`, or a mapping of its fields).
 
-    Raises ValueError, naming the field and the cure, for values that make no model.
     Source: Touvron et al., "LLaMA", arXiv:2302.13971; grouped queries: Ainslie et al.,
     arXiv:2305.13245.
     """
 
-    vocab_size: int
-    dim: int
-    layers: int
-    heads: int
     kv_heads: int
     hidden_dim: int
     max_length: int = 2048
     rope_theta: float = 10000.0
-    norm_eps: float = 1e-5
-    tied: bool = False
-    scan: bool = False
-    remat: bool = False
-    dtype: DTypeLike = "float32"
-    param_dtype: DTypeLike = "float32"
+    rope_scaling: RopeScaling | None = None
+
+    _SIZES: ClassVar[tuple[str, ...]] = (
+        *TransformerConfig._SIZES, "kv_heads", "hidden_dim", "max_length"
+    )  # fmt: skip
 
     def __post_init__(self) -> None:
-        for name in _SIZES:
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value <= 0:
-                raise ValueError(
-                    f"{name} must be a positive integer, got {value!r}: set {name} to 1 or more"
-                )
-        for name in ("rope_theta", "norm_eps"):
-            value = getattr(self, name)
-            if not isinstance(value, int | float) or not 0 < value < math.inf:
-                raise ValueError(
-                    f"{name} must be a finite number above 0, got {value!r}: change {name}"
-                )
-        for name in ("tied", "scan", "remat"):
-            if not isinstance(getattr(self, name), bool):
-                raise ValueError(
-                    f"{name} must be True or False, got {getattr(self, name)!r}: set {name}=True"
-                )
-        for name in ("dtype", "param_dtype"):
-            object.__setattr__(self, name, _float_name(name, getattr(self, name)))
-        self._check_heads()
-
-    def _check_heads(self) -> None:
-        if self.dim % self.heads:
+        if isinstance(self.rope_scaling, Mapping):
+            object.__setattr__(self, "rope_scaling", RopeScaling(**self.rope_scaling))
+        super().__post_init__()
+        check_positive("rope_theta", self.rope_theta)
+        if self.rope_scaling is not None and not isinstance(self.rope_scaling, RopeScaling):
             raise ValueError(
-                f"dim must be a multiple of heads, got dim={self.dim} and heads={self.heads}: "
-                f"set dim={self.heads * math.ceil(self.dim / self.heads)} or change heads"
+                f"rope_scaling must be a RopeScaling or None, got {self.rope_scaling!r}: "
+                "write RopeScaling(factor=8.0)"
             )
         if self.heads % self.kv_heads:
             divisors = [n for n in range(1, self.heads + 1) if self.heads % n == 0]
@@ -80,37 +51,6 @@ class LlamaConfig:
                 f"dim / heads must be even for rotary positions, got {self.dim} / {self.heads} = "
                 f"{self.head_dim}: set dim={self.heads * (self.head_dim + 1)} or change heads"
             )
-
-    @property
-    def head_dim(self) -> int:
-        """Width of one head, ``dim / heads``."""
-        return self.dim // self.heads
-
-
-def _float_name(field: str, dtype: DTypeLike) -> str:
-    """Canonical name of a floating dtype; ValueError naming ``field`` for anything else."""
-    try:
-        found = jnp.dtype(dtype)
-    except TypeError:
-        found = None
-    if dtype is None or found is None or not jnp.issubdtype(found, jnp.floating):
-        raise ValueError(
-            f'{field} must be a floating dtype, got {dtype!r}: set {field}="float32" or "bfloat16"'
-        )
-    return found.name
-
-
-def param_count(config: LlamaConfig) -> int:
-    """Number of parameters of ``Llama(config)``, in closed form.
-
-    ``L (2 D D + 2 D K H + 3 D F + 2 D) + V D (1 if tied else 2) + D``: attention, SwiGLU and two
-    norms a layer, then embedding, head and final norm. Example: 6,738,415,616 for `LLAMA_7B`.
-    """
-    dim = config.dim
-    attention = 2 * dim * dim + 2 * dim * config.kv_heads * config.head_dim
-    layer = attention + 3 * dim * config.hidden_dim + 2 * dim
-    tables = config.vocab_size * dim * (1 if config.tied else 2)
-    return config.layers * layer + tables + dim
 
 
 TOY = LlamaConfig(256, 96, 3, 4, 2, 224, max_length=256, tied=True)
@@ -151,3 +91,33 @@ LLAMA_33B = LlamaConfig(32000, 6656, 60, 52, 52, 17920, norm_eps=1e-6, **_LARGE)
 
 LLAMA_65B = LlamaConfig(32000, 8192, 80, 64, 64, 22016, norm_eps=1e-5, **_LARGE)
 """65.2B: as `LLAMA_7B`, but with the norm_eps of its own checkpoint."""
+
+LLAMA2_7B = LlamaConfig(32000, 4096, 32, 32, 32, 11008, max_length=4096, **_LARGE)
+"""6.7B: Touvron et al., "Llama 2", arXiv:2307.09288, table 1."""
+
+LLAMA2_13B = LlamaConfig(32000, 5120, 40, 40, 40, 13824, max_length=4096, **_LARGE)
+"""13.0B: as `LLAMA2_7B`."""
+
+LLAMA2_70B = LlamaConfig(32000, 8192, 80, 64, 8, 28672, max_length=4096, **_LARGE)
+"""69.0B with grouped-query attention: as `LLAMA2_7B`."""
+
+_LLAMA3: dict[str, Any] = {**_LARGE, "rope_theta": 500000.0}
+
+LLAMA3_8B = LlamaConfig(128256, 4096, 32, 32, 8, 14336, max_length=8192, **_LLAMA3)
+"""8.0B: Grattafiori et al., "The Llama 3 Herd of Models", arXiv:2407.21783, table 3."""
+
+LLAMA3_70B = LlamaConfig(128256, 8192, 80, 64, 8, 28672, max_length=8192, **_LLAMA3)
+"""70.6B: as `LLAMA3_8B`."""
+
+_LLAMA32: dict[str, Any] = {
+    **_LLAMA3,
+    "max_length": 131072,
+    "rope_scaling": RopeScaling(factor=32.0),
+    "tied": True,
+}
+
+LLAMA32_1B = LlamaConfig(128256, 2048, 16, 32, 8, 8192, **_LLAMA32)
+"""1.2B, tied, with stretched wavelengths: the config published with Llama 3.2."""
+
+LLAMA32_3B = LlamaConfig(128256, 3072, 28, 24, 8, 8192, **_LLAMA32)
+"""3.2B: as `LLAMA32_1B`."""

@@ -12,7 +12,7 @@ from experiments import quickstart
 from experiments._quickstart import table
 from experiments.figures import curves
 from lorax.io.checkpoint import load_adapter
-from lorax.models.llama import BYTE_1M, Llama, LlamaConfig
+from lorax.models import BYTE_1M, Llama, LlamaConfig
 from lorax.train.metrics import read_metrics
 
 SMOKE = "--config=configs/quickstart.py:smoke"

@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from lorax.models import llama
+from lorax import models
 
-SMALL = llama.LlamaConfig(32, 16, 2, 4, 2, 24)
+SMALL = models.LlamaConfig(32, 16, 2, 4, 2, 24)
 
 PUBLISHED = {
     "TINYLLAMA_1B": 1_100_048_384,
@@ -24,7 +24,7 @@ OTHERS |= {"STORIES_15M": 15_191_712, "STORIES_110M": 109_529_856}
 
 def shapes(config):
     tokens = jax.ShapeDtypeStruct((1, 2), jnp.int32)
-    return jax.eval_shape(llama.Llama(config).init, jax.random.key(0), tokens)["params"]
+    return jax.eval_shape(models.Llama(config).init, jax.random.key(0), tokens)["params"]
 
 
 def counted(config):
@@ -33,8 +33,8 @@ def counted(config):
 
 @pytest.mark.parametrize(("name", "count"), [*PUBLISHED.items(), *OTHERS.items()])
 def test_counts_of_the_named_sizes(name, count):
-    config = getattr(llama, name)
-    assert counted(config) == llama.param_count(config) == count
+    config = getattr(models, name)
+    assert counted(config) == models.param_count(config) == count
 
 
 @pytest.mark.parametrize("scan", [False, True])
@@ -42,11 +42,11 @@ def test_counts_of_the_named_sizes(name, count):
 @pytest.mark.parametrize("kv_heads", [1, 2, 4])
 def test_closed_form_of_the_count(scan, tied, kv_heads):
     config = dataclasses.replace(SMALL, scan=scan, tied=tied, kv_heads=kv_heads)
-    assert counted(config) == llama.param_count(config)
+    assert counted(config) == models.param_count(config)
 
 
 def test_large_sizes_hold_bfloat16_parameters():
-    assert {leaf.dtype for leaf in jax.tree.leaves(shapes(llama.LLAMA_65B))} == {
+    assert {leaf.dtype for leaf in jax.tree.leaves(shapes(models.LLAMA_65B))} == {
         jnp.dtype("bfloat16")
     }
 
@@ -82,6 +82,6 @@ def test_dtypes_are_kept_as_names():
 
 
 def test_json_round_trip_and_hash():
-    text = json.dumps(dataclasses.asdict(llama.LLAMA_7B))
-    again = llama.LlamaConfig(**json.loads(text))
-    assert again == llama.LLAMA_7B and hash(again) == hash(llama.LLAMA_7B)
+    text = json.dumps(dataclasses.asdict(models.LLAMA_7B))
+    again = models.LlamaConfig(**json.loads(text))
+    assert again == models.LLAMA_7B and hash(again) == hash(models.LLAMA_7B)

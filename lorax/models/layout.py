@@ -1,4 +1,4 @@
-"""One tree a layer, or one stacked tree? The two parameter layouts of `Llama`, and the way between.
+"""One tree a layer, or one stacked tree? The two parameter layouts, and the way between.
 
 ``layer_0 … layer_{L-1}`` (``config.scan=False``) against ``layers`` with a leading layer axis
 (``config.scan=True``). Both directions only move bits.
@@ -11,14 +11,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from lorax.models.llama_config import LlamaConfig
+from lorax.models.config import TransformerConfig
 
 Params = Mapping[str, Any]
 
 _LAYER = re.compile(r"layer_\d+")
 
 
-def stack_layers(params: Params, config: LlamaConfig) -> dict[str, Any]:
+def stack_layers(params: Params, config: TransformerConfig) -> dict[str, Any]:
     """The parameters of the unrolled model in the layout of the scanned one.
 
     ``params`` is the value of ``variables["params"]`` with ``layer_0 … layer_{L-1}``; the result
@@ -40,7 +40,7 @@ def stack_layers(params: Params, config: LlamaConfig) -> dict[str, Any]:
     return {**rest, "layers": stacked}
 
 
-def unstack_layers(params: Params, config: LlamaConfig) -> dict[str, Any]:
+def unstack_layers(params: Params, config: TransformerConfig) -> dict[str, Any]:
     """The parameters of the scanned model in the layout of the unrolled one.
 
     Inverse of `stack_layers`: ``layers`` with leaves (L, ...) becomes ``layer_0 … layer_{L-1}``.

@@ -1,4 +1,4 @@
-"""What does decoding remember? The key-value cache of `Llama`, an explicit functional pytree.
+"""What does decoding remember? The key-value cache, an explicit functional pytree.
 
 Shape suffixes: B batch, T new tokens, S slots, K key-value heads, H head width, L layers.
 """
@@ -9,13 +9,17 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
+from lorax.models.gpt2_config import GPT2Config
 from lorax.models.llama_config import LlamaConfig
+
+CausalConfig = LlamaConfig | GPT2Config
 
 
 class Cache(NamedTuple):
     """Keys and values of all tokens so far; a new one comes out of every call.
 
-    ``keys`` and ``values`` (L, B, S, K, H), keys already rotated; ``valid`` (B, S) bool, false for
+    ``keys`` and ``values`` (L, B, S, K, H), keys already rotated where the
+    model rotates them; ``valid`` (B, S) bool, false for
     padding and for slots still empty; ``length`` int32 scalar, slots written so far, the same for
     every row (rows of different length are padded and ``valid`` tells them apart). Donate it to a
     jitted step and the new tokens are written in place.
@@ -28,7 +32,7 @@ class Cache(NamedTuple):
 
 
 def init_cache(
-    config: LlamaConfig, batch: int, length: int | None = None, dtype: DTypeLike | None = None
+    config: CausalConfig, batch: int, length: int | None = None, dtype: DTypeLike | None = None
 ) -> Cache:
     """An empty cache for ``batch`` rows of up to ``length`` tokens.
 
@@ -54,7 +58,7 @@ def init_cache(
     )
 
 
-def check_cache(config: LlamaConfig, batch: int, length: int, cache: Cache) -> None:
+def check_cache(config: CausalConfig, batch: int, length: int, cache: Cache) -> None:
     """Raise ValueError for a cache of another model or batch, or too small for the tokens."""
     slots = cache.keys.shape[2]
     expected = (config.layers, batch, slots, config.kv_heads, config.head_dim)
