@@ -3,7 +3,7 @@
 import pathlib
 from typing import Any
 
-from experiments._quickstart.table import label
+from experiments._table import label
 from lorax.core.errors import LoraxError
 from lorax.train.metrics import read_metrics
 
