@@ -1,0 +1,209 @@
+"""Which pairs and tensors is one of our deltas, module by module? The way out, to `pairs`' way in.
+
+PiSSA and OLoRA count A and B from A0 and B0, which the base decides; the update
+scale · ((B0 + B) (A0 + A) - B0 A0) is written as one of rank 2 r, [A0 + A; A0] and [B0 + B, -B0],
+which needs no change of the base.
+"""
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from lorax.adapters.bitfit import BitFit
+from lorax.adapters.full import Full
+from lorax.adapters.lora import LoRA
+from lorax.adapters.lora_init import DECOMPOSITIONS
+from lorax.core import paths
+from lorax.core.adapter import Adapter, Base, Chain, Delta, check_adapter, unprepared
+from lorax.core.errors import LoraxError
+from lorax.core.leaf import Factors, LowRank
+from lorax.io.names import leaf_shapes, turn
+from lorax.io.pairs import Pair, Parts
+from lorax.io.peft_names import Tensor
+
+
+def take_apart(
+    model: Any, table: Mapping[str, Tensor], adapter: Adapter, delta: Delta, base: Base = None
+) -> Parts:
+    """`delta` in torch's orientation; every trained tensor is in `whole`, biases included.
+
+    Args:
+      model: the Linen module.
+      table: `tensor_table(model)`.
+      adapter, delta: of `LoRA`, `Full`, `BitFit`, or a `Chain` of these.
+      base: the frozen parameters; needed for PiSSA and OLoRA alone.
+
+    Raises:
+      LoraxError: another kind of adapter, a delta that does not fit, numbers that are not finite,
+        two rates of dropout, or no base where one is needed.
+    """
+    check_adapter(adapter)
+    shapes, stored = leaf_shapes(model), None if base is None else base_leaves(base, model)
+    names: dict[str, list[Tensor]] = {}
+    for tensor in table.values():
+        names.setdefault(tensor.path, []).append(tensor)
+    low_rank: list[LoRA] = []
+    pairs: dict[str, Pair] = {}
+    whole: dict[str, np.ndarray] = {}
+    owners: dict[str, Adapter] = {}
+    for member, part in _members(adapter, delta):
+        if isinstance(member, LoRA):
+            low_rank.append(member)
+            _check_together(low_rank[0], member)
+            for path, leaf in _leaves(member, part, shapes, stored).items():
+                _claim(path, owners, member)
+                pairs |= _pairs_of(path, leaf, names[path], member, low_rank[0].scaling)
+        elif isinstance(member, Full | BitFit):
+            for path, array in member.leaves(shapes, part).items():
+                _claim(path, owners, member)
+                _check_finite(path, array)
+                whole |= {t.name: _turned(t, array) for t in names[path]}
+        else:
+            raise LoraxError(
+                f"adapter holds a {type(member).__name__}: expected LoRA, Full and BitFit, which "
+                "the format can hold; merge it and save the whole model"
+            )
+    if not low_rank:
+        return Parts(pairs, whole)
+    first = low_rank[0]
+    wider, stronger = _widening(first)
+    return Parts(
+        pairs,
+        whole,
+        rank=first.rank * wider,
+        alpha=_number(first.alpha) * stronger,
+        scaling=first.scaling,
+        dropout=first.dropout,
+    )
+
+
+def base_leaves(base: Base, model: Any) -> dict[str, Any]:
+    """The leaves of `base` by path, checked to be those of `model`.
+
+    Raises:
+      LoraxError: a leaf is missing or has another shape.
+    """
+    stored = paths.flatten(unprepared(base)[0])
+    for path, leaf in leaf_shapes(model).items():
+        if path not in stored or tuple(stored[path].shape) != tuple(leaf.shape):
+            found = tuple(stored[path].shape) if path in stored else "nothing"
+            raise LoraxError(
+                f"base has {found} at '{path}', the model {tuple(leaf.shape)}: expected "
+                "{'params': …} of this model, in its layout (config.scan)"
+            )
+    return stored
+
+
+def _members(adapter: Adapter, delta: Delta) -> Iterator[tuple[Adapter, Delta]]:
+    if not isinstance(adapter, Chain):
+        yield adapter, delta
+        return
+    if not isinstance(delta, tuple | list) or len(delta) != len(adapter.members):
+        raise LoraxError(
+            f"delta of a Chain of {len(adapter.members)} is a {type(delta).__name__}: expected a "
+            "tuple of one delta a member, as Chain.init returns it"
+        )
+    for member, part in zip(adapter.members, delta, strict=True):
+        yield from _members(member, part)
+
+
+def _claim(path: str, owners: dict[str, Adapter], member: Adapter) -> None:
+    if path in owners:
+        raise LoraxError(
+            f"'{path}' is adapted by {type(owners[path]).__name__} and by "
+            f"{type(member).__name__}: expected one member a leaf; narrow a where="
+        )
+    owners[path] = member
+
+
+def _check_together(first: LoRA, other: LoRA) -> None:
+    if first.dropout != other.dropout:
+        raise LoraxError(
+            f"members of the Chain have dropout {first.dropout} and {other.dropout}: expected one "
+            "rate, since the format has one; give both members the same"
+        )
+
+
+def _leaves(
+    member: LoRA, delta: Delta, shapes: Mapping[str, Any], stored: Mapping[str, Any] | None
+) -> dict[str, LowRank]:
+    if member.initializer in DECOMPOSITIONS and stored is None:
+        raise LoraxError(
+            f"initializer is {member.initializer!r}, whose A and B count from a decomposition of "
+            "the base: expected base=, or a Pretrained as model; pass the base it was trained on"
+        )
+    return member.leaves(shapes if stored is None else stored, delta)
+
+
+def _pairs_of(
+    path: str, leaf: LowRank, names: list[Tensor], member: LoRA, scaling: str
+) -> dict[str, Pair]:
+    """A pair for every module that the leaf serves."""
+    factors = _plain(path, leaf)
+    _check_finite(path, factors[0], factors[1])
+    rank = factors[0].shape[-1]
+    if scaling == member.scaling:  # exactly as it was written
+        alpha = _number(member.alpha_of(path)) * _widening(member)[1]
+    else:
+        alpha = _number(leaf.scale) * (math.sqrt(rank) if scaling == "rslora" else rank)
+    pairs = {}
+    for tensor in names:
+        a, b = factors if tensor.layer is None else (side[tensor.layer] for side in factors)
+        pair = Pair(a.T, b.T, alpha)
+        pairs[tensor.module] = pair.turned if tensor.tied else pair
+    return pairs
+
+
+def _plain(path: str, leaf: LowRank) -> tuple[np.ndarray, np.ndarray]:
+    """A (…, in, r) and B (…, r, out) of an update that starts from zero."""
+    sides = _arrays(path, leaf.factors)
+    if leaf.offset is None:
+        return sides
+    (a, b), (a0, b0) = sides, _arrays(path, leaf.offset)
+    return np.concatenate([a0 + a, a0], axis=-1), np.concatenate([b0 + b, -b0], axis=-2)
+
+
+def _arrays(path: str, factors: Factors) -> tuple[np.ndarray, np.ndarray]:
+    roles = factors.roles
+    first = len(roles.stack)
+    if roles.stack != tuple(range(first)) or (roles.inputs, roles.outputs) != (
+        (first,), (first + 1,),
+    ):  # fmt: skip
+        raise LoraxError(
+            f"delta at '{path}' has inputs {roles.inputs} and outputs {roles.outputs}: expected "
+            "(in, out) as the model uses its kernels; make it with adapted.init"
+        )
+    return np.asarray(factors.A), np.asarray(factors.B)
+
+
+def _widening(member: LoRA) -> tuple[int, float]:
+    """What rank and alpha are multiplied by so that the scale stays."""
+    if member.initializer not in DECOMPOSITIONS:
+        return 1, 1.0
+    return 2, math.sqrt(2) if member.scaling == "rslora" else 2.0
+
+
+def _number(value: Any) -> float:
+    try:
+        return float(value)
+    except Exception:  # a tracer, or a stack of values
+        raise LoraxError(
+            f"alpha is {value!r}: expected a number; save outside of jit, one adapter of a stack"
+        ) from None
+
+
+def _turned(tensor: Tensor, array: Any) -> np.ndarray:
+    array = np.asarray(array)
+    array = array if tensor.layer is None else array[tensor.layer]
+    return array if tensor.tied else turn(tensor.kind, array)
+
+
+def _check_finite(path: str, *arrays: Any) -> None:
+    for array in arrays:
+        if not np.isfinite(np.asarray(array)).all():
+            raise LoraxError(
+                f"delta at '{path}' holds NaN or infinity: expected finite numbers; take an "
+                "earlier checkpoint"
+            )
