@@ -49,8 +49,13 @@ def run(
     if any(re.fullmatch(r"--?(h|help|helpshort|helpfull)", arg) for arg in argv):
         print(_help(doc, config))
         return 0
+    return guarded(lambda: verb(parse(argv, config)))
+
+
+def guarded(action: Callable[[], None]) -> int:
+    """Runs `action` and returns the exit code; a user's mistake is one line on standard error."""
     try:
-        verb(parse(argv, config))
+        action()
     except UsageError as error:
         return _fail(error, USAGE)
     except KeyboardInterrupt:

@@ -1,0 +1,93 @@
+"""How do a model and an adapter look in a terminal? Tables of sizes, ranks and spectra."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import numpy as np
+
+from experiments._table import markdown
+from lorax.analysis.spectra import Spectrum, spectra
+from lorax.core import paths
+from lorax.core.adapter import Adapter, Chain, Delta
+from lorax.core.errors import LoraxError
+from lorax.core.leaf import Factors
+
+HEAD = ("leaf", "rank", "scale", "‖ΔW‖", "‖ΔW‖/‖W‖", "stable", "effective", "numerical")
+
+
+def model_table(loaded: Any) -> str:
+    """Configuration and parameters of a `Pretrained`, one row a kind of leaf."""
+    leaves = paths.flatten(loaded.base)
+    kinds: dict[str, list[Any]] = {}
+    for path, leaf in leaves.items():
+        kinds.setdefault(_without_layer(path), []).append(leaf)
+    rows = [("leaf", "count", "shape", "dtype", "parameters")]
+    for kind, found in kinds.items():
+        shape = " × ".join(map(str, found[0].shape))
+        count = sum(leaf.size for leaf in found)
+        rows.append((kind, str(len(found)), shape, str(found[0].dtype), f"{count:,}"))
+    total = sum(leaf.size for leaf in leaves.values())
+    size = sum(leaf.nbytes for leaf in leaves.values())
+    fields = dataclasses.asdict(loaded.model.config)
+    config = ", ".join(f"{name}={value}" for name, value in fields.items() if value is not None)
+    name = type(loaded.model).__name__
+    where = f" at commit {loaded.commit}" if getattr(loaded, "commit", None) else ""
+    return (
+        f"{name}{where}: {total:,} parameters, {size / 2**20:,.1f} MiB\n{config}\n\n"
+        f"{markdown(rows)}"
+    )
+
+
+def adapter_table(adapter: Adapter, delta: Delta, base: Any = None) -> str:
+    """What an adapter is and what it learnt, one row a leaf; with a base, relative to it too."""
+    trained = sum(leaf.size for leaf in jax.tree.leaves(delta))
+    lines = [str(adapter), f"{trained:,} trained numbers\n"]
+    stored = {} if base is None else paths.flatten(base)
+    try:
+        found = spectra(adapter, delta, base)
+    except LoraxError:
+        found = {}
+    rows = [HEAD, *(_row(p, s, stored.get(p), n) for p, s in found.items() for n in _layers(s))]
+    rest = [
+        (path, "full", " × ".join(map(str, leaf.shape)), "", "", "", "", "")
+        for path, leaf in _whole(adapter, delta).items()
+    ]
+    lines.append(markdown([*rows, *rest]))
+    return "\n".join(lines)
+
+
+def _layers(spectrum: Spectrum) -> range:
+    return range(len(spectrum.values))
+
+
+def _row(path: str, spectrum: Spectrum, leaf: Any, layer: int) -> tuple[str, ...]:
+    stacked = len(spectrum.values) > 1
+    share = "-"
+    if leaf is not None:
+        weights = np.asarray(leaf[layer] if stacked else leaf, np.float32)
+        share = f"{spectrum.frobenius[layer] / max(float(np.linalg.norm(weights)), 1e-30):.4f}"
+    return (
+        f"{path}[{layer}]" if stacked else path,
+        str(spectrum.rank),
+        f"{spectrum.scale:g}",
+        f"{spectrum.frobenius[layer]:.4g}",
+        share,
+        f"{spectrum.stable_rank[layer]:.2f}",
+        f"{spectrum.effective_rank[layer]:.2f}",
+        str(int(spectrum.numerical_rank[layer])),
+    )
+
+
+def _whole(adapter: Adapter, delta: Delta) -> dict[str, Any]:
+    """Leaves that were trained whole, by path."""
+    if isinstance(adapter, Chain):
+        parts = (_whole(m, d) for m, d in zip(adapter.members, delta, strict=True))
+        return {path: leaf for part in parts for path, leaf in part.items()}
+    return {path: leaf for path, leaf in delta.items() if not isinstance(leaf, Factors)}
+
+
+def _without_layer(path: str) -> str:
+    """`params/layer_3/mlp/up/kernel` as `params/layer_*/mlp/up/kernel`."""
+    parts = path.split("/")
+    return "/".join("layer_*" if part.startswith("layer_") else part for part in parts)

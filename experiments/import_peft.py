@@ -1,0 +1,39 @@
+"""Reads an adapter in the PEFT format and saves it as one of lorax.
+
+The model says which of its leaves each tensor belongs to; nothing is guessed, and a tensor too many
+or too few is an error. `export_peft` is the inverse.
+
+    python -m experiments.import_peft --model=DIR --adapter=PEFT_DIR --out=adapter
+"""
+
+import argparse
+import sys
+
+from experiments import _flags
+
+
+def verb(flags: argparse.Namespace) -> None:
+    """Loads, describes, saves."""
+    from experiments._describe import adapter_table
+    from lorax.io import peft
+    from lorax.io.checkpoint import save_adapter
+
+    loaded = _flags.load_model(flags)
+    adapter, delta = peft.load(flags.adapter, loaded.model)
+    save_adapter(flags.out, adapter, delta, overwrite=flags.overwrite)
+    print(adapter_table(adapter, delta))
+    print(f"\nAdapter: {flags.out}")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The exit code of the verb on `argv`, the process's own arguments by default."""
+    parser = _flags.Parser("import_peft", __doc__)
+    _flags.model_flags(parser)
+    parser.add_argument("--adapter", required=True, metavar="DIR", help="a PEFT directory")
+    parser.add_argument("--out", required=True, metavar="DIR", help="where the adapter goes")
+    parser.add_argument("--overwrite", action="store_true", help="replace an adapter that is there")
+    return _flags.run(verb, parser, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,44 @@
+"""Merges an adapter into its model and writes the result as a Hugging Face directory.
+
+The merge is computed in float32 and rounded once to the dtype of the weights; the table says what
+that rounding costs. `transformers` loads the directory like any other model.
+
+    python -m experiments.merge --model=DIR --adapter=DIR --out=merged
+"""
+
+import argparse
+import sys
+
+from experiments import _flags
+
+
+def verb(flags: argparse.Namespace) -> None:
+    """Loads, merges, reports the rounding, writes."""
+    from lorax.analysis.rounding import merge_rounding
+    from lorax.io import pretrained
+
+    loaded = _flags.load_model(flags)
+    adapter, delta = _flags.load_adapter(flags.adapter, loaded)
+    with _flags.working("merging"):
+        params = adapter.merge(loaded.base, delta)
+        print(merge_rounding(adapter, loaded.base, delta))
+    with _flags.working(f"writing {flags.out}"):
+        source = flags.model if loaded.tokenizer is not None else None
+        pretrained.save(
+            flags.out, loaded.model, params, tokenizer_from=source, overwrite=flags.overwrite
+        )
+    print(f"\nMerged model: {flags.out}")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The exit code of the verb on `argv`, the process's own arguments by default."""
+    parser = _flags.Parser("merge", __doc__)
+    _flags.model_flags(parser)
+    parser.add_argument("--adapter", required=True, metavar="DIR", help=_flags.ADAPTER_HELP)
+    parser.add_argument("--out", required=True, metavar="DIR", help="where the model goes")
+    parser.add_argument("--overwrite", action="store_true", help="replace a model that is there")
+    return _flags.run(verb, parser, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
