@@ -17,6 +17,7 @@ from lorax.core.freeze import freeze_base
 from lorax.core.leaf import Factors, LowRank, Roles
 from lorax.core.report import Report, report
 from lorax.core.roles import roles
+from lorax.generation.generate import generate
 
 __version__ = "0.1.0"
 
@@ -39,6 +40,7 @@ __all__ = [
     "freeze_base",
     "from_dict",
     "from_json",
+    "generate",
     "report",
     "roles",
 ]
