@@ -11,6 +11,7 @@ import math
 import os
 import pathlib
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -60,6 +61,26 @@ class TensorInfo(NamedTuple):
     stop: int
 
 
+class Source(NamedTuple):
+    """A tensor still to be read or made: its form, and a function that returns it in its turn.
+
+    Attributes:
+      dtype, shape: of what `read()` returns.
+      read: returns the array.
+      file: where it lies, for messages.
+    """
+
+    dtype: Any
+    shape: tuple[int, ...]
+    read: Callable[[], Any]
+    file: str = ""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the array."""
+        return math.prod(self.shape) * np.dtype(self.dtype).itemsize
+
+
 @dataclasses.dataclass(frozen=True)
 class TensorFile:
     """A safetensors file whose header has been read and found sound; no file is kept open.
@@ -73,6 +94,13 @@ class TensorFile:
     path: pathlib.Path
     tensors: dict[str, TensorInfo]
     metadata: dict[str, str]
+
+    def sources(self) -> dict[str, Source]:
+        """Every tensor as a `Source`, to be read when it is needed."""
+        return {
+            name: Source(info.dtype, info.shape, partial(self.read, name), str(self.path))
+            for name, info in self.tensors.items()
+        }
 
     def read(
         self, name: str, shape: tuple[int, ...] | None = None, *, finite: bool = False
@@ -95,21 +123,13 @@ class TensorFile:
                 f"'{self.path}': tensor '{name}' has shape {info.shape}, expected {tuple(shape)}: "
                 "the file is of another model than the configuration says"
             )
-        array = _read_range(self.path, name, info)
+        array = read_range(self.path, name, info)
         if finite and jnp.issubdtype(info.dtype, jnp.floating) and not np.isfinite(array).all():
             raise LoraxError(
                 f"'{self.path}': tensor '{name}' holds NaN or infinity: expected finite numbers; "
                 "take an earlier checkpoint"
             )
         return array
-
-
-class Source(NamedTuple):
-    """A tensor still to be written: its form, and a function that returns it in its turn."""
-
-    dtype: Any
-    shape: tuple[int, ...]
-    read: Callable[[], Any]
 
 
 def open_tensors(path: Path) -> TensorFile:
@@ -185,6 +205,23 @@ def write_tensors(
         os.fsync(file.fileno())
 
 
+def read_range(path: pathlib.Path, name: str, info: TensorInfo) -> np.ndarray:
+    """The bytes `info` of `path` as an array in memory of its own; `name` is for messages."""
+    data = np.empty(info.stop - info.start, np.uint8)
+    try:
+        with open(path, "rb", buffering=0) as file:
+            file.seek(info.start)
+            view, done = data.data, 0
+            while done < len(view):  # one read returns at most 2 GiB
+                count = file.readinto(view[done:])
+                if not count:
+                    raise _damaged(path, f"it ends inside the tensor '{name}'")
+                done += count
+    except OSError as error:
+        raise LoraxError(f"cannot read '{path}' ({error.strerror}): check the disk") from None
+    return data.view(info.dtype).reshape(info.shape)
+
+
 def refuse_pickle(path: pathlib.Path) -> None:
     """Raises LoraxError, with the command that converts it, for the name of a pickled file."""
     if path.suffix in _PICKLED:
@@ -200,22 +237,6 @@ def _bytes(name: str, tensor: Any) -> memoryview:
         )
     # a transposed array must be laid out anew: the format knows row-major order alone
     return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
-
-
-def _read_range(path: pathlib.Path, name: str, info: TensorInfo) -> np.ndarray:
-    data = np.empty(info.stop - info.start, np.uint8)
-    try:
-        with open(path, "rb", buffering=0) as file:
-            file.seek(info.start)
-            view, done = data.data, 0
-            while done < len(view):  # one read returns at most 2 GiB
-                count = file.readinto(view[done:])
-                if not count:
-                    raise _damaged(path, f"it ends inside the tensor '{name}'")
-                done += count
-    except OSError as error:
-        raise LoraxError(f"cannot read '{path}' ({error.strerror}): check the disk") from None
-    return data.view(info.dtype).reshape(info.shape)
 
 
 def _parse(path: pathlib.Path, text: bytes) -> dict[str, Any]:

@@ -1,0 +1,265 @@
+"""How do other people's models get here, and back? `load` and `save`.
+
+A source is a Hugging Face directory or hub name, or a llama2.c checkpoint. Reading is strict: every
+tensor of the model is in the file, in its shape, and nothing else is; nothing is ever unpickled.
+"""
+
+import dataclasses
+import os
+import pathlib
+import warnings
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lorax.core.errors import LoraxError, LoraxWarning, check_choice
+from lorax.core.paths import key_for
+from lorax.io.assemble import Part, Placement, assemble, match, stored_dtype, with_fields
+from lorax.io.hf_config import model_of
+from lorax.io.hf_files import CONFIG, SINGLE, download, is_hub_name, tensors_of
+from lorax.io.json_file import read_json
+from lorax.io.llama2c import open_llama2c
+from lorax.io.names import entries, leaf_shapes
+from lorax.io.pretrained_save import save as save
+from lorax.io.tensors import Source, refuse_pickle
+from lorax.io.tokenizer import Tokenizer, load_tokenizer
+from lorax.models.roberta_config import HEADS
+
+UNTIED = ("params/lm_head/kernel", "params/lm_head/out/kernel")
+"""The head of a model that is not tied: of Llama and GPT-2, of RoBERTa."""
+
+HEAD_DEVIATION = 0.02
+"""Standard deviation of a classifier's weights at the start, as in transformers."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Pretrained:
+    """A model of somebody else's, ready to be adapted.
+
+    Attributes:
+      model: a Llama, GPT2 or Roberta; ``model.apply(base, tokens)``.
+      base: {"params": …}.
+      tokenizer: None where there is none beside the model.
+      config: of `model`.
+      source: what `load` was given.
+      commit: of the hub's repository, or None.
+      folder: where its files lie, or None for a single file.
+      table: its config.json as read, with the ids of special tokens and the names of labels.
+      drawn: paths of leaves that were not in the file but drawn from the key.
+    """
+
+    model: Any
+    base: dict[str, Any] = dataclasses.field(repr=False)
+    tokenizer: Tokenizer | None = dataclasses.field(repr=False)
+    config: Any
+    source: str
+    commit: str | None = None
+    folder: pathlib.Path | None = None
+    table: Mapping[str, Any] = dataclasses.field(default_factory=dict, repr=False)
+    drawn: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class _Found:
+    """A model as it is stored: what `load` makes of a source before anything is changed."""
+
+    model: Any
+    parts: dict[str, Part]
+    tokenizer: Tokenizer | None
+    commit: str | None = None
+    folder: pathlib.Path | None = None
+    table: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+def load(
+    source: str | os.PathLike[str],
+    *,
+    dtype: Any = None,
+    scan: bool = False,
+    remat: bool = False,
+    revision: str | None = None,
+    sharding: Placement | None = None,
+    tied: bool | None = None,
+    head: str | None = None,
+    labels: int | None = None,
+    dropout: float | None = None,
+    key: jax.Array | None = None,
+) -> Pretrained:
+    """The model, its parameters and its tokenizer.
+
+    Tensors are read one by one, cast and placed before the next leaf is begun: the host holds at
+    most 1.3 times what the parameters take.
+
+    Args:
+      source: a directory with config.json and model.safetensors (or an index of several), a name
+        "organisation/model" of the Hugging Face Hub, or a llama2.c `.bin` or `.bin.xz`.
+      dtype: of parameters and computation; None keeps what is stored.
+      scan: keep all layers in one stacked tree; see `LlamaConfig`.
+      remat: recompute each layer in the backward pass.
+      revision: branch, tag or commit of a hub name.
+      sharding: a `jax.sharding.Sharding` for all leaves, or a function of path and shape.
+      tied: False gives a tied model a head of its own, a copy of the embedding.
+      head: for RoBERTa, "none", "classification" or "masked_lm"; None is what is stored. A
+        classifier that the file lacks is drawn from `key`, with a warning; nothing else is.
+      labels: how many classes a classifier has; 1 is regression.
+      dropout: in place of the rate in config.json.
+      key: for a classifier that has to be drawn.
+
+    Raises:
+      LoraxError: in one line, naming file and tensor or field: nothing there, a pickle, damage, a
+        model that is not ours, or arguments that do not fit it.
+    """
+    name = os.fspath(source)
+    found = _find(name, revision, dropout)
+    model = _wanted(found.model, tied=tied, head=head, labels=labels)
+    parts = _parts(found.model, model, found.parts)
+    kept = _float(stored_dtype(parts) if dtype is None else dtype)
+    drawn = _draws(found.model, model, kept, key)
+    model = with_fields(model, scan=scan, remat=remat, dtype=kept.name, param_dtype=kept.name)
+    base = assemble(model, parts | drawn, dtype=None if dtype is None else kept, sharding=sharding)
+    if drawn:
+        warnings.warn(
+            f"'{name}' has no classifier for {model.config.labels} labels: {', '.join(drawn)} are "
+            "drawn from the key and must be trained",
+            LoraxWarning,
+            stacklevel=2,
+        )
+    return Pretrained(
+        model, base, found.tokenizer, model.config, name, found.commit, found.folder, found.table,
+        tuple(drawn),
+    )  # fmt: skip
+
+
+def _find(name: str, revision: str | None, dropout: float | None) -> _Found:
+    path = pathlib.Path(name)
+    if path.is_file():
+        return _find_file(path)
+    if path.is_dir():
+        if revision is not None:
+            raise LoraxError(
+                f"revision={revision!r} with the directory '{name}': expected a hub name; leave it"
+            )
+        return _find_directory(path, None, dropout)
+    if not is_hub_name(name):
+        raise LoraxError(
+            f"no model at '{name}': expected a directory, a llama2.c .bin, or a hub name such as "
+            "openai-community/gpt2; check the path"
+        )
+    folder, commit = download(name, revision)
+    return _find_directory(folder, commit, dropout)
+
+
+def _find_directory(folder: pathlib.Path, commit: str | None, dropout: float | None) -> _Found:
+    table, sources = read_json(folder / CONFIG), tensors_of(folder)
+    try:
+        model = model_of(table, dropout=dropout)
+    except LoraxError as error:
+        raise LoraxError(f"'{folder / CONFIG}': {error}") from None
+    parts = match(model, sources, str(folder))
+    return _Found(model, parts, load_tokenizer(folder), commit, folder, table)
+
+
+def _find_file(path: pathlib.Path) -> _Found:
+    if path.name.removesuffix(".xz").endswith(".bin"):
+        model, sources = open_llama2c(path)
+        named = (
+            path.with_name(f"tok{model.config.vocab_size}.bin"),
+            path.with_name("tokenizer.bin"),
+        )
+        beside = next((file for file in named if file.is_file()), None)
+        tokenizer = None if beside is None else load_tokenizer(beside)
+        return _Found(model, match(model, sources, str(path)), tokenizer)
+    refuse_pickle(path)
+    raise LoraxError(
+        f"'{path}' is no model that can be read: expected its directory, with {CONFIG} and "
+        f"{SINGLE}, or a llama2.c .bin"
+    )
+
+
+def _wanted(stored: Any, *, tied: bool | None, head: str | None, labels: int | None) -> Any:
+    """The model that was asked for, which differs from the stored one in tie and head at most."""
+    config = stored.config
+    changes: dict[str, Any] = {}
+    if tied is not None and tied != config.tied:
+        if tied:
+            raise LoraxError("tied=True, but the model has a head of its own: expected tied=False")
+        changes["tied"] = False
+    if (head is not None or labels is not None) and not hasattr(config, "head"):
+        raise LoraxError(
+            f"head and labels are for RoBERTa, this is a {type(stored).__name__}: leave them out"
+        )
+    if head is not None:
+        check_choice("head", head, HEADS)
+        changes["head"] = head
+    if labels is not None:
+        changes["labels"] = labels
+    if labels is not None and changes.get("head", config.head) != "classification":
+        raise LoraxError(f"labels={labels!r} without a classifier: pass head='classification'")
+    try:
+        return with_fields(stored, **changes)
+    except ValueError as error:
+        raise LoraxError(str(error)) from None
+
+
+def _parts(stored: Any, model: Any, parts: Mapping[str, Part]) -> dict[str, Part]:
+    """Those of `parts` that `model` has, and the embedding once more where it is untied."""
+    paths = {entry.path for entry in entries(with_fields(model, scan=False))}
+    new = _new_classifier(stored, model)
+    kept = {path: parts[path] for path in paths & set(parts) if not (new and _in_classifier(path))}
+    for path in paths & set(UNTIED) - set(kept):
+        kept[path] = Part(parts["params/embed/embedding"].source, "linear")
+    return kept
+
+
+def _draws(stored: Any, model: Any, dtype: np.dtype, key: jax.Array | None) -> dict[str, Part]:
+    """The leaves of `model` that the file cannot give: a classifier, drawn from the key."""
+    if getattr(model.config, "head", None) == "masked_lm" != stored.config.head:
+        raise LoraxError(
+            f"head='masked_lm', but the file holds the head {stored.config.head!r}: expected a "
+            "masked language model; only a classifier is drawn anew"
+        )
+    if not _new_classifier(stored, model):
+        return {}
+    if key is None:
+        raise LoraxError(
+            f"the file holds no classifier for {model.config.labels} labels: expected a key to "
+            "draw it from; pass key=jax.random.key(0)"
+        )
+    shapes = leaf_shapes(with_fields(model, scan=True))
+    return {
+        path: Part(Source(dtype, leaf.shape, partial(_draw, path, leaf.shape, dtype, key)), "drawn")
+        for path, leaf in shapes.items()
+        if _in_classifier(path)
+    }
+
+
+def _draw(path: str, shape: tuple[int, ...], dtype: np.dtype, key: jax.Array) -> np.ndarray:
+    if path.endswith("/bias"):
+        return np.zeros(shape, dtype)
+    drawn = jax.random.normal(key_for(key, path), shape, jnp.float32)
+    return np.asarray(HEAD_DEVIATION * drawn).astype(dtype)
+
+
+def _new_classifier(stored: Any, model: Any) -> bool:
+    if getattr(model.config, "head", None) != "classification":
+        return False
+    return (stored.config.head, stored.config.labels) != ("classification", model.config.labels)
+
+
+def _in_classifier(path: str) -> bool:
+    return path.startswith("params/classifier/")
+
+
+def _float(dtype: Any) -> np.dtype:
+    try:
+        found = np.dtype(dtype)
+    except TypeError:
+        found = None
+    # eight bits are storage of quantised models, not something to compute in
+    if found is None or not jnp.issubdtype(found, jnp.floating) or found.itemsize < 2:
+        raise LoraxError(f"dtype is {dtype}: expected a floating one, such as dtype='bfloat16'")
+    return found
