@@ -2,9 +2,88 @@
 
 adapter, delta = peft.load("their_adapter", model)
 peft.save("our_adapter", adapter, delta, model)
+
+A directory holds adapter_config.json and adapter_model.safetensors. Model names, orientation and
+tied matrices are translated; every number stays what it is, bit for bit.
 """
 
+import os
 from typing import Any
 
 from lorax.core.adapter import Adapter, Base, Delta
-from lorax.io.peft_import import Path, load_peft
+from lorax.io.peft_export import save_peft
+from lorax.io.peft_import import load_peft
+
+Path = str | os.PathLike[str]
+
+
+def load(directory: Path, model: Any, *, base: Base | None = None) -> tuple[Adapter, Delta]:
+    """The adapter that PEFT saved in `directory`, as ours.
+
+    Args:
+      directory: with adapter_config.json and adapter_model.safetensors; nothing is unpickled.
+      model: the Linen module (`Llama`, `GPT2`, `Roberta`), in either layout, or a `Pretrained`.
+      base: the frozen parameters; only needed, with a module, for a file that holds copies of the
+        base's embeddings, to hold them against it.
+
+    Returns:
+      A `LoRA` with the ranks and alphas of the file; with modules_to_save or trained biases a
+      `Chain` of it with `Full` and `BitFit`. The delta keeps the dtypes of the file, and has the
+      structure that `adapt(model.apply, adapter).init` gives.
+
+    Raises:
+      LoraxError: a tensor is missing, not expected, of another shape or not finite; a field of the
+        configuration is wrong or not supported; or the adapter is none that a single delta of
+        this model can be (tied matrices, scanned layers). One line, with file, tensor and cure.
+    """
+    model, base = _unpacked(model, base)
+    return load_peft(directory, model, base=base)
+
+
+def save(
+    directory: Path,
+    adapter: Adapter,
+    delta: Delta,
+    model: Any,
+    *,
+    base: Base | None = None,
+    base_model_name: str | None = None,
+    target: str = "peft",
+    overwrite: bool = False,
+) -> None:
+    """Writes `directory` so that `PeftModel.from_pretrained` computes what we compute.
+
+    PiSSA and OLoRA are written as plain LoRA of rank 2 r. An update of a tied matrix is written
+    for both its modules. Appears whole or not at all.
+
+    Args:
+      directory: must not exist, unless `overwrite`.
+      adapter, delta: of `LoRA`, `Full`, `BitFit`, or a `Chain` of these with a LoRA among them.
+      model: the Linen module, or a `Pretrained`.
+      base: the frozen parameters; needed for PiSSA and OLoRA, and for modules trained in part.
+        With a base the matrices of adapted embeddings are written too, as PEFT does.
+      base_model_name: what the file says it belongs to, "meta-llama/Llama-3.2-1B" say.
+      target: "peft", or "vllm" for the part of the format that vLLM serves.
+      overwrite: replace a directory that PEFT or this function wrote; never any other.
+
+    Raises:
+      LoraxError: what the format cannot hold, or a directory that cannot be written.
+    """
+    model, base = _unpacked(model, base)
+    save_peft(
+        directory,
+        adapter,
+        delta,
+        model,
+        base=base,
+        base_model_name=base_model_name,
+        target=target,
+        overwrite=overwrite,
+    )
+
+
+def _unpacked(model: Any, base: Base | None) -> tuple[Any, Base | None]:
+    """A module and its base, of a module or a `Pretrained`."""
+    if hasattr(model, "model") and hasattr(model, "base"):
+        return model.model, model.base if base is None else base
+    return model, base

@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from lorax.core.errors import LoraxError, LoraxWarning
+from lorax.io.json_file import read_json
 
 CONFIG_NAME = "adapter_config.json"
 TENSORS_NAME = "adapter_model.safetensors"
@@ -66,8 +67,9 @@ def read_config(folder: pathlib.Path) -> PeftConfig:
       LoraxError: no such file, no JSON, another method than LoRA, a wrong type or value, or a
         field that changes what the tensors mean and that we cannot follow; it names the field.
     """
+    fields = _load(folder)
     try:
-        return parse_config(_load(folder))
+        return parse_config(fields)
     except LoraxError as error:
         raise LoraxError(f"'{folder / CONFIG_NAME}': {error}") from None
 
@@ -97,34 +99,14 @@ def config_text(fields: Mapping[str, Any]) -> str:
 def _load(folder: pathlib.Path) -> dict[str, Any]:
     file = folder / CONFIG_NAME
     if not folder.is_dir():
-        raise LoraxError("its folder does not exist: expected one that PEFT wrote; check the path")
+        raise LoraxError(f"'{folder}' does not exist: expected a folder that PEFT wrote")
     if not file.is_file():
         inner = sorted(path.parent.name for path in folder.glob(f"*/{CONFIG_NAME}"))
         hint = f"; there are adapters in {', '.join(map(repr, inner[:4]))}" if inner else ""
         if (folder / "adapter.json").is_file():
             hint = "; lorax.io.checkpoint wrote this folder: use its load_adapter"
-        raise LoraxError(f"no such file: expected a folder that PEFT wrote{hint}")
-    try:
-        with open(file, "rb") as stream:
-            text = stream.read(SIZE_LIMIT + 1)
-        if len(text) > SIZE_LIMIT:
-            raise LoraxError(f"it has more than {SIZE_LIMIT} bytes: expected a small JSON file")
-        fields = json.loads(text.decode("utf-8"), object_pairs_hook=_unique)
-    except OSError as error:
-        raise LoraxError(f"it cannot be read ({error.strerror}): make it readable") from None
-    except (ValueError, RecursionError) as error:
-        reason = str(error).splitlines()[0][:100]
-        raise LoraxError(f"it is no JSON ({reason}): save or download it again") from None
-    if not isinstance(fields, dict):
-        raise LoraxError(f"it holds a {type(fields).__name__}: expected a table of fields")
-    return fields
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    table = dict(pairs)
-    if len(table) < len(pairs):
-        raise ValueError("a name stands twice")
-    return table
+        raise LoraxError(f"'{file}' does not exist: expected a folder that PEFT wrote{hint}")
+    return read_json(file, SIZE_LIMIT)
 
 
 # Fields that only say how an adapter was made, or where it ran.
