@@ -15,10 +15,14 @@ import numpy as np
 from flax import nnx
 from jax import lax
 
+from lorax.models.gpt2 import GPT2
+from lorax.models.gpt2_config import GPT2Config
 from lorax.models.lenet import LeNet
 from lorax.models.llama import Llama
 from lorax.models.llama_config import LlamaConfig
 from lorax.models.mlp import MLP
+from lorax.models.roberta import Roberta
+from lorax.models.roberta_config import RobertaConfig
 
 Array = jax.Array
 
@@ -143,6 +147,17 @@ def _llama(scan: bool) -> Program:
     return _linen(Llama(config), tokens, (r".*/kernel",))
 
 
+def _gpt2() -> Program:
+    config = GPT2Config(11, 8, 2, 2, max_length=8, hidden_dim=12, scan=True, remat=True)
+    return _linen(GPT2(config), jax.random.randint(_key(3), (2, 6), 0, 11))
+
+
+def _roberta() -> Program:
+    config = RobertaConfig(11, 8, 1, 2, 12, max_length=8, head="classification")
+    tokens = jax.random.randint(_key(3), (2, 6), 2, 11).at[1, 4:].set(config.pad_id)
+    return _linen(Roberta(config), tokens)
+
+
 def _raw(fn: Callable[..., Any], shape: tuple[int, ...], x: Array, **kwargs: Any) -> Program:
     base = {"w": jax.random.normal(_key(0), shape)}
     return Program(lambda base, x: fn(base["w"], x), base, x, ("w",), **kwargs)
@@ -249,6 +264,8 @@ PROGRAMS: dict[str, Callable[[], Program]] = {
     "model_lenet": lambda: _linen(LeNet(classes=3), _x(1, 16, 16, 1)),
     "model_llama": lambda: _llama(scan=False),
     "model_llama_scan": lambda: _llama(scan=True),
+    "model_gpt2_scan": _gpt2,
+    "model_roberta": _roberta,
     "nested_jit": lambda: _raw(_nested_jit, (5, 4), _x(3, 5)),
     "odd_shapes": lambda: _raw(_odd_shapes, (4, 6), _x(4, 2)),
 }

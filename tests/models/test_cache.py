@@ -8,18 +8,27 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lorax.models import Llama, LlamaConfig, init_cache, stack_layers
+from lorax.models import GPT2, GPT2Config, Llama, LlamaConfig, init_cache, stack_layers
 
 CONFIG = LlamaConfig(32, 16, 2, 4, 2, 24, max_length=16)
 TOKENS = jax.random.randint(jax.random.key(7), (2, 10), 0, 32)
-LAYOUTS = pytest.mark.parametrize("scan", [False, True])
+GPT2_CONFIG = GPT2Config(32, 16, 2, 4, max_length=16)
+FORMS = pytest.mark.parametrize(
+    ("config", "scan"),
+    [(CONFIG, False), (CONFIG, True), (GPT2_CONFIG, True)],
+    ids=["llama", "llama_scan", "gpt2_scan"],
+)
+
+
+def model(config):
+    return (Llama if isinstance(config, LlamaConfig) else GPT2)(config)
 
 
 @functools.cache
-def build(scan=False, remat=False):
+def build(config=CONFIG, scan=False, remat=False):
     """A config with its parameters, the same values for either layout, drawn by numpy."""
-    config, draw = dataclasses.replace(CONFIG, remat=remat), np.random.default_rng(0)
-    shapes = jax.eval_shape(Llama(config).init, jax.random.key(0), TOKENS)["params"]
+    config, draw = dataclasses.replace(config, remat=remat), np.random.default_rng(0)
+    shapes = jax.eval_shape(model(config).init, jax.random.key(0), TOKENS)["params"]
     params = jax.tree.map(lambda leaf: jnp.asarray(draw.normal(0, 0.4, leaf.shape), "f4"), shapes)
     config = dataclasses.replace(config, scan=scan)
     return config, stack_layers(params, config) if scan else params
@@ -31,7 +40,7 @@ def traced(config):
 
     def apply(params, tokens, cache=None, mask=None):
         traces.append(tokens.shape)
-        return Llama(config).apply({"params": params}, tokens, cache=cache, mask=mask)
+        return model(config).apply({"params": params}, tokens, cache=cache, mask=mask)
 
     return jax.jit(apply, donate_argnames="cache"), traces
 
@@ -42,10 +51,10 @@ def jitted(config):
     return traced(config)[0]
 
 
-@LAYOUTS
+@FORMS
 @pytest.mark.parametrize("remat", [False, True])
-def test_token_by_token_equals_the_full_pass_with_one_compile(scan, remat):
-    config, params = build(scan, remat=remat)
+def test_token_by_token_equals_the_full_pass_with_one_compile(config, scan, remat):
+    config, params = build(config, scan, remat)
     apply, traces = traced(config)
     full = apply(params, TOKENS)
     traces.clear()
@@ -57,9 +66,9 @@ def test_token_by_token_equals_the_full_pass_with_one_compile(scan, remat):
     assert int(cache.length) == 10
 
 
-@LAYOUTS
-def test_prefill_in_pieces_equals_the_full_pass(scan):
-    config, params = build(scan)
+@FORMS
+def test_prefill_in_pieces_equals_the_full_pass(config, scan):
+    config, params = build(config, scan)
     apply = jitted(config)
     cache, pieces = init_cache(config, batch=2), []
     for piece in jnp.split(TOKENS, 2, axis=1):
@@ -68,10 +77,10 @@ def test_prefill_in_pieces_equals_the_full_pass(scan):
     np.testing.assert_allclose(jnp.concatenate(pieces, 1), apply(params, TOKENS), atol=3e-5)
 
 
-@LAYOUTS
+@FORMS
 @pytest.mark.parametrize("left", [False, True])
-def test_prompts_of_different_lengths_decode_as_if_alone(scan, left):
-    config, params = build(scan)
+def test_prompts_of_different_lengths_decode_as_if_alone(config, scan, left):
+    config, params = build(config, scan)
     apply = jitted(config)
     # Row 0 has a prompt of 6, row 1 one of 4 and two of padding; both go on for four tokens.
     prompt, mask = TOKENS[:, :6], jnp.ones((2, 6), bool)
@@ -94,7 +103,7 @@ def test_prompts_of_different_lengths_decode_as_if_alone(scan, left):
 def test_the_two_layouts_share_one_cache_form():
     caches = []
     for scan in (False, True):
-        config, params = build(scan)
+        config, params = build(scan=scan)
         _, cache = jitted(config)(params, TOKENS[:, :6], init_cache(config, batch=2))
         caches.append(cache)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=3e-5), *caches)
@@ -106,12 +115,25 @@ def test_shapes_and_dtypes_of_the_empty_cache():
     assert cache.keys.dtype == jnp.bfloat16 and cache.valid.shape == (3, 8)
     assert init_cache(CONFIG, 1).keys.shape[2] == CONFIG.max_length
     assert init_cache(CONFIG, 1).keys.dtype == jnp.float32
+    assert init_cache(GPT2_CONFIG, 1).keys.shape == (2, 1, 16, 4, 4)
+
+
+@pytest.mark.parametrize("config", [CONFIG, GPT2_CONFIG])
+def test_a_model_makes_its_own(config):
+    made, expected = (
+        jax.eval_shape(make)
+        for make in (
+            lambda: model(config).init_cache(3, 8, "bfloat16"),
+            lambda: init_cache(config, 3, 8, "bfloat16"),
+        )
+    )
+    assert made == expected
 
 
 def test_a_bfloat16_cache_serves_a_float32_model():
     config, params = build()
     cache = init_cache(config, 2, 10, "bfloat16")
-    logits, after = jax.jit(Llama(config).apply)({"params": params}, TOKENS, cache=cache)
+    logits, after = jax.jit(model(config).apply)({"params": params}, TOKENS, cache=cache)
     full = jitted(config)(params, TOKENS)
     assert logits.dtype == jnp.float32 and after.keys.dtype == jnp.bfloat16
     assert int(cache.length) == 0 and not cache.keys.any()  # a new one comes out

@@ -8,15 +8,34 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lorax.models import Llama, LlamaConfig, stack_layers, unstack_layers
+from lorax.models import (
+    GPT2,
+    GPT2Config,
+    Llama,
+    LlamaConfig,
+    Roberta,
+    RobertaConfig,
+    stack_layers,
+    unstack_layers,
+)
 
 CONFIG = LlamaConfig(32, 16, 3, 4, 2, 24, param_dtype="bfloat16")
+MODELS = {LlamaConfig: Llama, GPT2Config: GPT2, RobertaConfig: Roberta}
+CONFIGS = pytest.mark.parametrize(
+    "config",
+    [
+        CONFIG,
+        GPT2Config(32, 16, 3, 4, max_length=8, tied=False),
+        RobertaConfig(32, 16, 3, 4, 24, max_length=8, head="masked_lm"),
+    ],
+    ids=["llama", "gpt2", "roberta"],
+)
 TOKENS = jnp.zeros((1, 4), jnp.int32)
 
 
 @functools.cache
 def init(config):
-    shapes = jax.eval_shape(Llama(config).init, jax.random.key(0), TOKENS)["params"]
+    shapes = jax.eval_shape(MODELS[type(config)](config).init, jax.random.key(0), TOKENS)["params"]
     draw = np.random.default_rng(0)
     return jax.tree.map(lambda leaf: jnp.asarray(draw.normal(size=leaf.shape), leaf.dtype), shapes)
 
@@ -28,9 +47,10 @@ def assert_identical(left, right):
         np.testing.assert_array_equal(a, b)
 
 
+@CONFIGS
 @pytest.mark.parametrize("scan", [False, True])
-def test_there_and_back_is_bitwise(scan):
-    config = dataclasses.replace(CONFIG, scan=scan)
+def test_there_and_back_is_bitwise(config, scan):
+    config = dataclasses.replace(config, scan=scan)
     params = init(config)
     if scan:
         assert_identical(stack_layers(unstack_layers(params, config), config), params)
@@ -38,11 +58,13 @@ def test_there_and_back_is_bitwise(scan):
         assert_identical(unstack_layers(stack_layers(params, config), config), params)
 
 
-def test_stacked_is_the_layout_of_the_scanned_model():
-    scanned = init(dataclasses.replace(CONFIG, scan=True))
-    stacked = stack_layers(init(CONFIG), CONFIG)
+@CONFIGS
+def test_stacked_is_the_layout_of_the_scanned_model(config):
+    scanned = init(dataclasses.replace(config, scan=True))
+    params = init(config)
+    stacked = stack_layers(params, config)
     assert jax.tree.map(jnp.shape, stacked) == jax.tree.map(jnp.shape, scanned)
-    assert set(stacked) == {"embed", "layers", "norm", "lm_head"}
+    assert set(stacked) == {n for n in params if not n.startswith("layer_")} | {"layers"}
 
 
 def test_input_is_not_changed_and_it_jits():
