@@ -14,7 +14,8 @@ from lorax.data import python_text, tokens
 from lorax.data.batch import Batch
 from lorax.io import pretrained
 from lorax.io.tokenizer import ByteTokenizer, Tokenizer
-from lorax.models.llama import TOY, Llama
+from lorax.models.llama import Llama
+from lorax.models.llama_config import TOY
 from lorax.train.losses import cross_entropy
 
 TOY_NAME = "toy"
