@@ -115,9 +115,9 @@ def test_padding_is_not_seen():
     mask = jnp.arange(11) < 8
     explicit = run(params, tokens=tokens, mask=jnp.broadcast_to(mask, (2, 11)))
     np.testing.assert_allclose(explicit, run(params, tokens=tokens), atol=1e-5)
-    pairs = run(params, tokens=tokens, mask=jnp.broadcast_to(mask, (2, 11, 11)))
-    np.testing.assert_allclose(pairs, explicit, atol=1e-5)
-    seen = run(params, tokens=tokens, mask=jnp.ones((2, 11), bool))[:, :8]
+    pairs = lambda mask: run(params, tokens=tokens, mask=jnp.broadcast_to(mask, (2, 11, 11)))
+    np.testing.assert_allclose(pairs(mask), explicit, atol=1e-5)
+    seen = pairs(jnp.ones(11, bool))[:, :8]
     assert jnp.abs(seen - run(params)).max() > 1e-3
 
 
@@ -182,17 +182,24 @@ def test_dropout_is_off_unless_asked_for_and_follows_its_key():
     assert jnp.abs(drop(0) - drop(1)).max() > 1e-3 < jnp.abs(drop(0) - plain).max()
 
 
-@pytest.mark.parametrize("head", ["none", "classification", "masked_lm"])
-def test_bfloat16_compute_over_either_parameters(head):
-    config = dataclasses.replace(CONFIG, head=head)
-    params = init(config)
+def test_bfloat16_compute_over_either_parameters():
+    config = dataclasses.replace(CONFIG, head="masked_lm")
+    params, narrow = init(config), dataclasses.replace(config, dtype="bfloat16")
     exact = run(params, config)
     for param_dtype in ("float32", "bfloat16"):
-        given = jax.tree.map(lambda leaf, dtype=param_dtype: leaf.astype(dtype), params)
-        narrow = dataclasses.replace(config, dtype="bfloat16", param_dtype=param_dtype)
-        out = run(given, narrow)
-        assert out.dtype == ("bfloat16" if head == "none" else "float32")
+        out = run(jax.tree.map(lambda leaf, to=param_dtype: leaf.astype(to), params), narrow)
         assert 0 < jnp.abs(exact - out).max() < 0.1 * jnp.abs(exact).max()
+
+
+@pytest.mark.parametrize(
+    ("head", "dtype"),
+    [("none", "bfloat16"), ("classification", "float32"), ("masked_lm", "float32")],
+)
+def test_logits_are_wide_and_hidden_states_as_computed(head, dtype):
+    model = Roberta(dataclasses.replace(CONFIG, head=head, dtype="bfloat16"))
+    out, variables = jax.eval_shape(model.init_with_output, jax.random.key(0), TOKENS)
+    assert out.dtype == dtype
+    assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
 
 
 @pytest.mark.parametrize(
