@@ -78,7 +78,7 @@ def match(model: Model, sources: Mapping[str, Source], where: str) -> dict[str, 
         _check_form(found[entry.name], source, shapes[entry.name])
         parts[entry.path] = Part(source, entry.kind)
     for name, path in copies.items():
-        _check_copy(name, sources[name], parts[path].source)
+        _check_copy(name, sources[name], parts[path].source, model.config.tied)
     return parts
 
 
@@ -160,12 +160,17 @@ def _check_form(name: str, source: Source, shape: tuple[int, ...]) -> None:
         )
 
 
-def _check_copy(name: str, copy: Source, original: Source) -> None:
+def _check_copy(name: str, copy: Source, original: Source, tied: bool) -> None:
     same = (copy.dtype, tuple(copy.shape)) == (original.dtype, tuple(original.shape))
     if not same or not np.array_equal(_bits(copy.read()), _bits(original.read())):
+        cure = (
+            'if it is a tensor of its own, set "tie_word_embeddings": false in config.json'
+            if tied
+            else "the two are one here; make them equal"
+        )
         raise LoraxError(
             f"'{copy.file}': tensor '{name}' differs from the one it is tied to: expected a copy, "
-            'bit for bit; if it is a matrix of its own, set "tie_word_embeddings": false'
+            f"bit for bit; {cure}"
         )
 
 
@@ -209,7 +214,7 @@ def _place(path: str, array: np.ndarray, sharding: Placement | None) -> jax.Arra
             'for; pass dtype="float32"'
         )
     if sharding is None:
-        return jnp.asarray(array)
+        return jax.block_until_ready(jnp.asarray(array))
     if not isinstance(sharding, jax.sharding.Sharding):
         sharding = sharding(path, array.shape)
     # each process places what its own devices need

@@ -81,7 +81,7 @@ def table_of(model: Model, dtype: Any, like: Table | None = None) -> dict[str, A
     table: dict[str, Any] = {"architectures": [name], "model_type": kind}
     table |= {field.theirs: getattr(config, field.ours) for field in FIELDS[kind]}
     table |= {setting: allowed[0] for setting, allowed in FIXED[kind].items()}
-    table |= dict.fromkeys(DROPOUTS[kind], getattr(config, "dropout", None))
+    table |= {name: config.dropout for name in DROPOUTS[kind] if name != "classifier_dropout"}
     table["torch_dtype"] = jnp.dtype(dtype).name
     if kind == "llama":
         table |= {"head_dim": config.head_dim, "rope_theta": config.rope_theta}

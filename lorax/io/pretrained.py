@@ -55,7 +55,7 @@ class Pretrained:
     model: Any
     base: dict[str, Any] = dataclasses.field(repr=False)
     tokenizer: Tokenizer | None = dataclasses.field(repr=False)
-    config: Any
+    config: Any = dataclasses.field(repr=False)
     source: str
     commit: str | None = None
     folder: pathlib.Path | None = None
@@ -115,6 +115,8 @@ def load(
     """
     name = os.fspath(source)
     found = _find(name, revision, dropout)
+    if dropout is not None and not hasattr(found.model.config, "dropout"):
+        raise LoraxError(f"dropout={dropout} for a model without dropout: leave it out")
     model = _wanted(found.model, tied=tied, head=head, labels=labels)
     parts = _parts(found.model, model, found.parts)
     kept = _float(stored_dtype(parts) if dtype is None else dtype)
@@ -136,13 +138,11 @@ def load(
 
 def _find(name: str, revision: str | None, dropout: float | None) -> _Found:
     path = pathlib.Path(name)
+    if revision is not None and path.exists():
+        raise LoraxError(f"revision={revision!r} with files at '{name}': expected a hub name")
     if path.is_file():
         return _find_file(path)
     if path.is_dir():
-        if revision is not None:
-            raise LoraxError(
-                f"revision={revision!r} with the directory '{name}': expected a hub name; leave it"
-            )
         return _find_directory(path, None, dropout)
     if not is_hub_name(name):
         raise LoraxError(
