@@ -46,8 +46,9 @@ def search_rows(
     new tokens, the stop token included. Of the candidates of a step, those among the best K that
     end are kept if they are among the row's best K finished; the best K that do not end run on. A
     row is finished when it has K finished beams and its best running one, scored at its present
-    length, is no better than the worst of them; or at `limit`, where all end. Banned n-grams lose
-    their probability, and the others are not normalised anew.
+    length, is no better than the worst of them; or at `limit`, where all end; or where every token
+    of every beam is banned. Banned n-grams lose their probability; the rest is not normalised
+    anew.
     """
     width, beams = request.prompts.shape[1], plan.beams
     base = program.prepare(base, delta)
@@ -114,14 +115,12 @@ def _extend(
     length_penalty = step.astype(jnp.float32) ** penalty
     best = jnp.arange(ended_RC.shape[1]) < beams
     taken = ended_RC & best & state.open[:, None]
-    finished = _best_finished(
-        state.finished,
-        _Finished(
-            candidates.tokens[:, :, width:],
-            jnp.where(taken, candidates.scores / length_penalty, -jnp.inf),
-            step - stopped_RC,
-        ),
+    ended = _Finished(
+        candidates.tokens[:, :, width:],
+        jnp.where(taken, candidates.scores / length_penalty, -jnp.inf),
+        step - stopped_RC,
     )
+    finished = _best_finished(state.finished, ended, _stuck(state, candidates, penalty, width))
     scores_RK, kept_RK = jax.lax.top_k(jnp.where(ended_RC, -jnp.inf, candidates.scores), beams)
     running = _Beams(_rows_of(candidates.tokens, kept_RK), scores_RK)
     source = jnp.arange(rows)[:, None] * beams + _rows_of(parents_RC, kept_RK)
@@ -164,11 +163,20 @@ def _candidates(
     return _Beams(tokens_RCS, scores_RC), parents_RC
 
 
-def _best_finished(old: _Finished, new: _Finished) -> _Finished:
-    """The best K of both, the older first among equals."""
-    both = jax.tree.map(lambda a, b: jnp.concatenate([a, b], axis=1), old, new)
-    scores_RK, kept_RK = jax.lax.top_k(both.scores, old.scores.shape[1])
-    return _Finished(_rows_of(both.tokens, kept_RK), scores_RK, _rows_of(both.kept, kept_RK))
+def _stuck(state: _State, candidates: _Beams, penalty: jax.Array, width: int) -> _Finished:
+    """The running beams of rows where every token of every beam is banned: they end as they are."""
+    stuck_R1 = (state.open & jnp.all(candidates.scores == -jnp.inf, axis=1))[:, None]
+    length_penalty = jnp.maximum(state.step, 1).astype(jnp.float32) ** penalty
+    scores_RK = jnp.where(stuck_R1, state.running.scores / length_penalty, -jnp.inf)
+    kept_RK = jnp.full(scores_RK.shape, state.step)
+    return _Finished(state.running.tokens[:, :, width:], scores_RK, kept_RK)
+
+
+def _best_finished(*parts: _Finished) -> _Finished:
+    """The best K of all, the first among equals; K is what the first part has."""
+    merged = jax.tree.map(lambda *each: jnp.concatenate(each, axis=1), *parts)
+    scores_RK, kept_RK = jax.lax.top_k(merged.scores, parts[0].scores.shape[1])
+    return _Finished(_rows_of(merged.tokens, kept_RK), scores_RK, _rows_of(merged.kept, kept_RK))
 
 
 def _rows_of(array: jax.Array, index: jax.Array) -> jax.Array:

@@ -192,12 +192,13 @@ def check_prompts(prompts: Sequence[list[int]], max_new_tokens: int, program: Pr
 def shape_of(longest: int, new: int, max_length: int | None) -> tuple[int, int]:
     """Slots for the prompts and for the new tokens: powers of two, so that few shapes compile.
 
-    Near `max_length` they are cut to what is needed.
+    Where that is beyond `max_length`, no more new slots than asked for, and as many for the prompts
+    as fit: again the same shape for many prompts.
     """
     prompt_slots, new_slots = _bucket(longest), _bucket(new)
     if max_length is not None and prompt_slots + new_slots > max_length:
-        new_slots = min(new_slots, max_length - longest)
-        prompt_slots = min(prompt_slots, max_length - new_slots)
+        new_slots = new
+        prompt_slots = min(prompt_slots, max_length - new)
     return prompt_slots, new_slots
 
 
