@@ -122,15 +122,14 @@ def _ancestors(name: str) -> list[str]:
     return [PREFIX + ".".join(parts[: i + 1]) for i in range(len(parts))]
 
 
-def targeted(config: PeftConfig, model: Any, modules: Iterable[str]) -> list[str]:
-    """Those of `modules` that get an adapter, by PEFT's rules, in their order."""
-    modules = list(modules)
+def targeted(config: PeftConfig, model: Any, modules: Mapping[str, Tensor]) -> list[str]:
+    """Those of `modules`, the `matrices` of `model`, that get an adapter by PEFT's rules."""
     targets = config.target_modules
     if targets is None:
         targets = _DEFAULT_TARGETS[architecture(model)]
     elif isinstance(targets, str) and targets.lower() == "all-linear":
-        lookups = {m for m, t in matrices(tensor_table(model)).items() if t.kind == "embedding"}
-        targets = tuple(m for m in modules if m not in lookups and m not in _HEADS)
+        linear = [name for name, tensor in modules.items() if tensor.kind != "embedding"]
+        targets = tuple(name for name in linear if name not in _HEADS)
     whole = [_around(name) for name in saved_modules(config)]
     return [
         name
