@@ -1,0 +1,137 @@
+"""The verbs that need no config, on the golden fixtures: what they write, and what they say."""
+
+import json
+import pathlib
+import time
+
+import numpy as np
+import pytest
+
+from experiments import _flags, export_peft, generate, import_peft, inspect, merge
+from lorax.io import pretrained
+from lorax.io.checkpoint import load_adapter
+from lorax.io.tensors import read_tensors
+
+FIXTURES = pathlib.Path(__file__).parents[1] / "fixtures"
+MODEL, PEFT = str(FIXTURES / "models" / "llama"), str(FIXTURES / "adapters" / "llama_qv")
+VERBS = {
+    "inspect": inspect, "merge": merge, "import_peft": import_peft, "export_peft": export_peft,
+    "generate": generate,
+}  # fmt: skip
+
+
+def fails(capsys, verb, *argv):
+    """The one line of standard error of a call that must fail."""
+    assert VERBS[verb].main(list(argv)) in (1, 2)
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1 and lines[0].startswith("error: "), lines
+    return lines[0]
+
+
+@pytest.fixture(scope="module")
+def imported(tmp_path_factory):
+    """An adapter directory that `import_peft` wrote."""
+    out = tmp_path_factory.mktemp("imported") / "adapter"
+    assert import_peft.main([f"--model={MODEL}", f"--adapter={PEFT}", f"--out={out}"]) == 0
+    return out
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_help_names_the_module_and_its_flags(verb, capsys):
+    assert VERBS[verb].main(["--help"]) == 0
+    text = capsys.readouterr().out
+    assert f"python -m experiments.{verb}" in text and "--model" in text
+
+
+def test_import_then_export_changes_no_tensor(imported, tmp_path, capsys):
+    adapter, delta = load_adapter(imported)
+    assert adapter.rank == 4 and len(delta) == 4
+    out = tmp_path / "again"
+    argv = [f"--model={MODEL}", f"--adapter={imported}", f"--out={out}"]
+    assert export_peft.main([*argv, "--base_model_name=someone/llama"]) == 0
+    config = json.loads((out / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == "someone/llama"
+    old = read_tensors(pathlib.Path(PEFT) / "adapter_model.safetensors")
+    new = read_tensors(out / "adapter_model.safetensors")
+    assert set(old) == set(new)
+    assert all(old[name].tobytes() == new[name].tobytes() for name in old)
+    assert "exists already" in fails(capsys, "export_peft", *argv)
+    assert export_peft.main([*argv, "--overwrite"]) == 0
+
+
+def test_merge_writes_a_model_and_tells_the_rounding(imported, tmp_path, capsys):
+    out = tmp_path / "merged"
+    argv = [f"--model={MODEL}", f"--adapter={imported}", f"--out={out}", "--dtype=bfloat16"]
+    assert merge.main(argv) == 0
+    assert "query" in capsys.readouterr().out
+    loaded, (adapter, delta) = pretrained.load(out), load_adapter(imported)
+    base = pretrained.load(MODEL, dtype="bfloat16").base
+    kernel = lambda tree: tree["params"]["layer_0"]["attention"]["query"]["kernel"]
+    want = kernel(adapter.merge(base, delta))
+    assert str(want.dtype) == "bfloat16"
+    np.testing.assert_array_equal(np.asarray(kernel(loaded.base)), np.asarray(want))
+
+
+def test_inspect_shows_model_and_adapter(imported, capsys):
+    assert inspect.main([f"--model={MODEL}", f"--adapter={PEFT}"]) == 0
+    text = capsys.readouterr().out
+    for words in ("Llama: ", "params/layer_*/attention/query/kernel", "stable", "trained numbers"):
+        assert words in text
+    assert inspect.main([f"--adapter={imported}"]) == 0
+    assert "Llama" not in capsys.readouterr().out
+    line = fails(capsys, "inspect", f"--adapter={PEFT}")
+    assert "needs --model" in line
+    assert "nothing to inspect" in fails(capsys, "inspect")
+
+
+def test_mistakes_are_one_line(tmp_path, capsys):
+    model = f"--model={MODEL}"
+    assert "--out" in fails(capsys, "merge", model, f"--adapter={PEFT}")
+    line = fails(capsys, "merge", model, "--adapter=nowhere", f"--out={tmp_path / 'x'}")
+    assert "no adapter at 'nowhere'" in line
+    assert "no prompt" in fails(capsys, "generate", model)
+    assert "no tokenizer" in fails(capsys, "generate", model, "--prompt=a")
+    assert "nowhere" in fails(capsys, "inspect", "--model=nowhere")
+    assert "--bogus" in fails(capsys, "inspect", model, "--bogus=1")
+    assert "invalid choice" in fails(
+        capsys, "export_peft", model, f"--adapter={PEFT}", "--out=x", "--target=tgi"
+    )
+    assert not list(tmp_path.iterdir())
+
+
+def test_long_work_says_that_it_goes_on(capsys, monkeypatch):
+    monkeypatch.setattr(_flags, "QUIET", 0.05)
+    with _flags.working("reading"):
+        time.sleep(0.3)
+    assert capsys.readouterr().err.startswith("reading ...\nreading: 0 s")
+    monkeypatch.setattr(_flags, "QUIET", 5.0)
+    with _flags.working("reading"):
+        pass
+    assert capsys.readouterr().err == ""
+
+
+def test_generate_continues_prompts_with_a_factored_adapter(tmp_path, capsys):
+    model = _byte_model(tmp_path)
+    argv = [f"--model={model}", "--prompt=ab", "--prompt=abc", "--max_new_tokens=4"]
+    assert generate.main(argv) == 0
+    plain = capsys.readouterr().out
+    assert plain.startswith("ab") and "\nabc" in plain
+    assert generate.main([*argv, "--temperature=1", "--top_k=5", "--seed=3"]) == 0
+    assert generate.main([*argv, "--beams=3", "--length_penalty=0.8", "--no_repeat_ngram=2"]) == 0
+
+
+def _byte_model(folder):
+    """A llama2.c checkpoint of random weights with a tokenizer beside it."""
+    import struct
+
+    dim, hidden, layers, heads, vocab, length = 8, 12, 1, 2, 259, 64
+    shapes = [(vocab, dim), (layers, dim), *[(layers, dim, dim)] * 4, (layers, dim)]
+    shapes += [*[(layers, dim, hidden)] * 3, (dim,), *[(length, dim // heads // 2)] * 2]
+    draw = np.random.default_rng(0)
+    weights = b"".join(draw.normal(size=s).astype("<f4").tobytes() for s in shapes)
+    header = struct.pack("<7i", dim, hidden, layers, heads, heads, vocab, length)
+    (folder / "model.bin").write_bytes(header + weights)
+    pieces = [b"<unk>", b"\n<s>\n", b"\n</s>\n", *[b"<0x%02X>" % i for i in range(256)]]
+    records = b"".join(struct.pack("<fi", 0.0, len(piece)) + piece for piece in pieces)
+    (folder / "tokenizer.bin").write_bytes(struct.pack("<i", 7) + records)
+    return folder / "model.bin"
