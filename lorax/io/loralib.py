@@ -7,6 +7,7 @@ and the update is that of rank k r whose B is block diagonal, at the same scale.
 Source: github.com/microsoft/LoRA, loralib/layers.py and loralib/utils.py.
 """
 
+import contextlib
 import math
 import os
 import pathlib
@@ -214,7 +215,7 @@ def _arrays(source: Arrays | Path) -> dict[str, np.ndarray]:
     if file.suffix == ".safetensors":
         return read_tensors(file)
     try:
-        with np.load(file, allow_pickle=False) as arrays:
+        with open(file, "rb") as stream, np.load(stream, allow_pickle=False) as arrays:
             return dict(arrays)
     except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile, zlib.error,
             NotImplementedError) as error:  # fmt: skip
@@ -231,4 +232,5 @@ def _write(target: pathlib.Path, arrays: Arrays) -> None:
     except OSError as error:
         raise LoraxError(f"cannot write '{target}' ({error.strerror}): choose another") from None
     finally:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            partial.unlink()

@@ -51,6 +51,7 @@ def base_of(model: Any) -> dict[str, Any]:
     return tree
 
 
+@functools.cache
 def delta_of(model: Any, adapter: lorax.Adapter, seed: int = 1) -> Any:
     """What `adapted.init` returns, every number drawn anew."""
     tokens = jnp.zeros((1, 2), jnp.int32)
