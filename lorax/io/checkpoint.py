@@ -15,7 +15,6 @@ import logging
 import os
 import pathlib
 import shutil
-import uuid
 import zlib
 from collections.abc import Iterator
 from typing import Any
@@ -26,6 +25,7 @@ import numpy as np
 
 from lorax.core.adapter import Adapter, Delta, check_adapter, from_dict
 from lorax.core.errors import LoraxError
+from lorax.io.atomic import Path, new_directory
 from lorax.io.form import abstract_arrays, build, describe, named_arrays
 
 FORMAT = 1
@@ -33,8 +33,6 @@ JSON_NAME = "adapter.json"
 ARRAYS_NAME = "arrays"
 OVERHEAD = 1 << 17
 """Bytes, generously, that a checkpoint takes beyond its arrays."""
-
-Path = str | os.PathLike[str]
 
 
 def save_adapter(
@@ -61,24 +59,15 @@ def save_adapter(
             f"save_adapter runs in one of {jax.process_count()} processes: expected a single one; "
             "gather the delta on one host and save it there"
         )
-    target = _absolute(directory)
-    _check_free(target, overwrite)
-    description = _description(adapter, delta)
-    partial = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.partial")
-    try:
-        partial.mkdir(parents=True)
+    description, arrays = _description(adapter, delta), named_arrays(delta)
+    with new_directory(directory, JSON_NAME, overwrite=overwrite) as partial:
         _check_space(partial, delta)
-        _save_arrays(partial / ARRAYS_NAME, named_arrays(delta))
+        try:
+            _save_arrays(partial / ARRAYS_NAME, arrays)
+        except (ValueError, RuntimeError) as error:  # how Orbax tells of a disk that refuses
+            raise OSError(_reason(error)) from None
         description["files"] = _checksums(partial)
         (partial / JSON_NAME).write_text(_readable(description, depth=3) + "\n", "utf-8")
-        _put_in_place(partial, target)
-    except (OSError, ValueError, RuntimeError) as error:
-        raise LoraxError(
-            f"cannot save the adapter to '{target}' ({_reason(error)}): make the folder writable "
-            "and free some space, or choose another directory"
-        ) from None
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def load_adapter(directory: Path) -> tuple[Adapter, Delta]:
@@ -135,43 +124,12 @@ def _readable(value: Any, depth: int, indent: str = "") -> str:
     return "{\n" + ",\n".join(lines) + f"\n{indent}}}"
 
 
-def _check_free(target: pathlib.Path, overwrite: bool) -> None:
-    if not os.path.lexists(target):
-        return
-    if not overwrite:
-        raise LoraxError(
-            f"'{target}' exists already: choose another directory, or pass overwrite=True to "
-            "replace an adapter"
-        )
-    if not target.is_dir() or (any(target.iterdir()) and not (target / JSON_NAME).is_file()):
-        raise LoraxError(
-            f"'{target}' is not a saved adapter, so overwrite=True does not replace it: choose "
-            "another directory"
-        )
-
-
 def _check_space(folder: pathlib.Path, delta: Delta) -> None:
     """A disk that is full half-way makes Orbax's threads print tracebacks beside what it raises."""
     needed = OVERHEAD + sum(leaf.nbytes for leaf in jax.tree.leaves(delta))
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise OSError(errno.ENOSPC, f"{needed:,} bytes needed, {free:,} free")
-
-
-def _put_in_place(partial: pathlib.Path, target: pathlib.Path) -> None:
-    """Renames; what was at `target` goes last, and comes back if the rename fails."""
-    old = None
-    if target.is_dir():
-        old = partial.with_suffix(".old")
-        target.rename(old)
-    try:
-        partial.rename(target)
-    except OSError:
-        if old is not None:
-            old.rename(target)
-        raise
-    if old is not None:
-        shutil.rmtree(old, ignore_errors=True)
 
 
 def _read_json(source: pathlib.Path) -> dict[str, Any]:

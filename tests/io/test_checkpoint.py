@@ -14,7 +14,7 @@ import pytest
 
 import lorax
 from lorax.core.errors import LoraxError
-from lorax.io import checkpoint
+from lorax.io import atomic, checkpoint
 from lorax.io.checkpoint import load_adapter, save_adapter, size_on_disk
 from lorax.models.mlp import MLP
 from lorax.train.optim import adamw
@@ -122,21 +122,23 @@ def test_overwrite_replaces_an_adapter_and_nothing_else(copy, tmp_path):
     other = tmp_path / "thesis"
     other.mkdir()
     (other / "chapter.tex").write_text("precious")
-    with pytest.raises(LoraxError, match="is not a saved adapter"):
+    with pytest.raises(LoraxError, match="holds no adapter.json"):
         save_adapter(other, ADAPTERS["bitfit"], noisy(ADAPTERS["bitfit"]), overwrite=True)
     assert (other / "chapter.tex").read_text() == "precious"
 
 
-@pytest.mark.parametrize("place", ["_save_arrays", "_put_in_place"])
+@pytest.mark.parametrize(
+    "place", [(checkpoint, "_save_arrays"), (atomic, "put_in_place")], ids=["arrays", "rename"]
+)
 @pytest.mark.parametrize("existing", [False, True])
 def test_a_failure_leaves_what_was_there(copy, tmp_path, monkeypatch, place, existing):
     def fail(*args):
         raise OSError(28, "No space left on device")
 
     target = copy if existing else tmp_path / "fresh"
-    monkeypatch.setattr(checkpoint, place, fail)
+    monkeypatch.setattr(*place, fail)
     before = sorted(os.listdir(tmp_path))
-    with pytest.raises(LoraxError, match="cannot save .*No space left on device.*free some space"):
+    with pytest.raises(LoraxError, match="cannot write .*No space left on device.*free some space"):
         save_adapter(target, ADAPTERS["full"], noisy(ADAPTERS["full"]), overwrite=existing)
     assert sorted(os.listdir(tmp_path)) == before
     assert load_adapter(copy)[0] == ADAPTERS["lora"]
@@ -167,7 +169,7 @@ def test_a_disk_too_small_is_told_before_anything_is_written(tmp_path, monkeypat
 
 def test_a_parent_that_is_a_file(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(LoraxError, match="cannot save the adapter"):
+    with pytest.raises(LoraxError, match="cannot write"):
         save_adapter(tmp_path / "file" / "adapter", ADAPTERS["full"], noisy(ADAPTERS["full"]))
 
 
