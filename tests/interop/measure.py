@@ -19,9 +19,14 @@ def model_of(name: str, scan: bool = False) -> pretrained.Pretrained:
     return pretrained.load(FOLDER / "models" / name, scan=scan)
 
 
+@functools.cache
+def _jitted(model):
+    return jax.jit(model.apply)
+
+
 def logits(model, params, ids, mask):
     """What one of our models says of a padded batch."""
-    return jax.jit(model.apply)(params, np.asarray(ids), mask=np.asarray(mask, bool))
+    return _jitted(model)(params, np.asarray(ids), mask=np.asarray(mask, bool))
 
 
 def adapted_logits(model, adapter, params, delta, ids, mask):

@@ -14,7 +14,9 @@ import pytest
 
 from lorax.core.errors import LoraxError
 from lorax.io import peft
+from lorax.io.loralib import load_loralib, save_loralib
 from lorax.io.tensors import read_tensors
+from lorax.models.layout import stack_layers
 from tests.interop.measure import FOLDER, TOLERANCE, adapted_logits, error, logits, model_of
 
 MODELS = sorted(path.name for path in (FOLDER / "models").iterdir())
@@ -30,6 +32,8 @@ NOT_DISABLED = ("gpt2_bias_all", "gpt2_bias_lora_only", "roberta_bias_all", "lla
 OTHER_KEYS = ("roberta_bias_all",)
 # One rank and one scale for all layers of a stacked leaf: these adapters have several.
 NOT_SCANNED = ("llama_layer_1", "llama_patterns", "llama_overlapping_patterns")
+# Compiled in the stacked layout too; the others have their merged weights compared.
+SCANNED_LOGITS = ("llama_all_linear", "llama_tied_embedding", "gpt2_bias_all", "roberta_bias_all")
 LOADED = [name for name in ADAPTERS if name not in REFUSED]
 
 
@@ -76,6 +80,19 @@ def test_what_the_records_say_of_peft(name):
 
 @pytest.mark.parametrize("name", [name for name in LOADED if name not in NOT_SCANNED])
 def test_scanned_layers(name):
+    """The same weights come about, layer by layer or stacked."""
+    merged = []
+    for scan in (False, True):
+        found = model_of(base_of(name), scan)
+        adapter, delta = peft.load(FOLDER / "adapters" / name, found)
+        merged.append(adapter.merge(found.base, delta))
+    stacked = stack_layers(merged[0]["params"], found.model.config)
+    same = lambda x, y: np.allclose(x, y, rtol=0, atol=1e-6)
+    assert jax.tree.all(jax.tree.map(same, stacked, merged[1]["params"]))
+
+
+@pytest.mark.parametrize("name", SCANNED_LOGITS)
+def test_scanned_layers_beside_the_base(name):
     record, found = golden("adapters", name), model_of(base_of(name), scan=True)
     adapter, delta = peft.load(FOLDER / "adapters" / name, found)
     ours = adapted_logits(found.model, adapter, found.base, delta, record["ids"], record["mask"])
@@ -113,3 +130,20 @@ def test_written_again_bit_for_bit(name, tmp_path):
     again, twice = peft.load(tmp_path / "out", found)
     assert again == adapter and jax.tree.structure(twice) == jax.tree.structure(delta)
     assert jax.tree.all(jax.tree.map(np.array_equal, twice, delta))
+
+
+def test_loralib_with_factors_for_query_and_value(tmp_path):
+    """Against the dense update that loralib's two blocks of factors stand for."""
+    record, found = golden("loralib", "gpt2_query_value"), model_of("gpt2")
+    ids, mask, enable = record["ids"], record["mask"], (True, False, True)
+    file = FOLDER / "loralib" / "gpt2_query_value" / "arrays.npz"
+    adapter, delta = load_loralib(file, found, alpha=32.0, enable=enable)
+    ours = adapted_logits(found.model, adapter, found.base, delta, ids, mask)
+    assert error(ours, record["merged"], mask) <= TOLERANCE < error(record["base"], ours, mask)
+    merged = logits(found.model, adapter.merge(found.base, delta), ids, mask)
+    assert error(merged, record["merged"], mask) <= TOLERANCE
+    alpha = save_loralib(tmp_path / "again.npz", adapter, delta, found, enable=enable)
+    assert alpha == 32.0
+    with np.load(file) as old, np.load(tmp_path / "again.npz") as new:
+        assert set(old) == set(new)
+        assert all(np.array_equal(old[name], new[name]) for name in old)

@@ -46,11 +46,9 @@ def read_by_peft(base: torch.nn.Module, folder):
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         model = peft.PeftModel.from_pretrained(base, folder).eval()
-        again = model.load_adapter(folder, "again")
     assert not [w for w in caught if "adapter keys" in str(w.message)], caught
+    again = peft.set_peft_model_state_dict(model, peft.load_peft_weights(folder))
     assert not again.unexpected_keys
-    model.delete_adapter("again")
-    model.set_adapter("default")
     return model
 
 
@@ -194,7 +192,7 @@ def test_a_bfloat16_adapter_file(tmp_path):
     theirs.save_pretrained(str(tmp_path / "in"))
     found, batch = model_of("llama"), torch_models.batch("llama")
     adapter, delta = lorax.io.peft.load(tmp_path / "in", found)
-    assert {x.dtype for x in jax.tree.leaves(delta)} == {np.dtype(np.float32)}
+    assert {x.dtype for x in jax.tree.leaves(delta)} == {jnp.dtype("bfloat16")}
     ours = adapted_logits(found.model, adapter, found.base, delta, *batch)
     theirs = read_by_peft(torch_models.tiny("llama"), tmp_path / "in")
     assert error(ours, torch_models.logits(theirs, *batch), batch[1]) <= TOLERANCE
@@ -214,11 +212,11 @@ def test_training_takes_the_same_steps(name):
             scores = jax.nn.log_softmax(apply(found.base, delta, ids)[:, :-1])
             return -jnp.take_along_axis(scores, ids[:, 1:, None], -1).mean()
 
-        return jax.tree.map(lambda x, g: x - 0.3 * g, delta, jax.grad(loss)(delta))
+        return jax.tree.map(lambda x, g: x - 0.03 * g, delta, jax.grad(loss)(delta))
 
     for _ in range(3):
         delta = step(delta)
     theirs = torch_adapters.adapted(case)
-    torch_adapters.train(theirs, 3)
+    torch_adapters.train(theirs, 3, rate=0.03)
     ours = adapted_logits(found.model, adapter, found.base, delta, ids, mask)
     assert error(ours, torch_models.logits(theirs, ids, mask), mask) <= TOLERANCE

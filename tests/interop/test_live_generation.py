@@ -15,7 +15,7 @@ from tests.fixtures import torch_adapters, torch_models  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore:::(torch|transformers|peft).*")
 
-STOP = list(range(8, 64, 8))
+STOP = list(range(8, torch_models.VOCABULARY, 16))
 PROMPTS = [
     np.random.default_rng(seed).integers(3, torch_models.VOCABULARY, 3 + seed % 4).tolist()
     for seed in range(8)
@@ -25,8 +25,8 @@ SETTINGS = {
     "greedy": {},
     "greedy, no bigram twice": {"no_repeat_ngram": 2},
     "beams": BEAMS,
-    "beams that like long texts": {"beams": 3, "length_penalty": 2.0},
-    "beams that like short texts": {"beams": 3, "length_penalty": -1.0},
+    "beams that like long texts": BEAMS | {"length_penalty": 2.0},
+    "beams that like short texts": BEAMS | {"length_penalty": -1.0},
 }
 
 
@@ -60,7 +60,7 @@ def test_base_models(name):
         )
         assert ours == wanted, setting
         lengths |= set(map(len, wanted))
-    assert len(lengths) > 3 and 16 in lengths, "nothing was stopped, or everything"
+    assert len(lengths) > 3, "nothing was stopped, or everything at once"
 
 
 @pytest.mark.parametrize("name", ["llama_qv", "gpt2_all_conv1d"])
