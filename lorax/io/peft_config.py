@@ -216,7 +216,7 @@ def _text(name: str, value: Any) -> str | None:
 
 def _names(name: str, value: Any) -> tuple[str, ...]:
     """Names without repetition: PEFT adds the same ones again at each loading."""
-    if value is None:
+    if value is None or value == "":
         return ()
     value = [value] if isinstance(value, str) else value
     if not isinstance(value, list) or not all(isinstance(item, str) and item for item in value):

@@ -38,6 +38,13 @@ def test_every_field_is_read():
     assert list(config.rank_pattern) == ["b", "a"]  # first match in the order of the file
 
 
+def test_empty_values_are_the_defaults():
+    fields = "exclude_modules modules_to_save layers_to_transform layers_pattern task_type"
+    for name in f"{fields} rank_pattern alpha_pattern lora_dropout use_rslora".split():
+        assert _config(**{name: None}) == _config()
+    assert _config(layers_pattern="", layers_to_transform=[]) == _config()
+
+
 def test_the_released_adapter_is_read_tolerantly(recwarn):
     config = parse_config(json.loads(shared("lora_adapters/peft_roberta_mrpc_adapter_config.json")))
     assert config == PeftConfig(
