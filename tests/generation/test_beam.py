@@ -46,11 +46,9 @@ def beam_search(base, prompt, new, width, penalty, stop=(), ngram=0):
 @pytest.mark.parametrize(
     "apply, beams, penalty, stop, ngram",
     [
-        (TOY.apply, 4, 0.8, (0,), 2),
         (plain, 4, 0.8, (0,), 2),
         (TOY.apply, 10, 0.8, (3,), 4),
-        (TOY.apply, 3, 2.0, (), 0),
-        (plain, 3, -1.0, (0, 1, 2), 0),
+        (TOY.apply, 3, -1.0, (0, 1, 2), 0),
         (TOY.apply, 20, 0.0, (7, 0), 0),
     ],
 )
@@ -86,7 +84,7 @@ def test_a_row_alone_and_in_a_batch_of_a_llama():
 
 
 def test_the_stop_token_may_come_at_once():
-    base = params() | {"head": params()["head"].at[:, 0].set(0.0)}
+    base = params()
     eager = lambda base, tokens: plain(base, tokens).at[..., 0].add(50.0)
     assert generate(eager, base, None, [[1], [2]], max_new_tokens=5, beams=3, stop=0) == [[], []]
 

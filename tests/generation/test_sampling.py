@@ -2,7 +2,6 @@
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
 
 import lorax
@@ -87,11 +86,10 @@ def test_a_draw_depends_on_the_key_and_the_row_alone():
 
 
 def test_sampled_tokens_lie_inside_top_k():
-    fields = {"max_new_tokens": 8, "temperature": 5.0, "key": jax.random.key(0)}
+    fields = {"max_new_tokens": 8, "temperature": 5.0, "key": jax.random.PRNGKey(0)}  # raw bits
     rows = generate(TOY.apply, BASE, None, PROMPTS, **fields, top_k=1)
     assert rows == [greedy(BASE, p, 8) for p in PROMPTS]
-    raw = jax.random.PRNGKey(0)
-    assert generate(TOY.apply, BASE, None, PROMPTS, **fields | {"key": raw}, top_p=1e-6) == rows
+    assert generate(TOY.apply, BASE, None, PROMPTS, **fields, top_p=1e-6) == rows
     assert generate(TOY.apply, BASE, None, PROMPTS, **fields, top_k=3) != rows
 
 
@@ -148,18 +146,16 @@ def test_the_loop_ends_when_every_row_has():
     assert result.tokens.shape == (4, 32)
 
 
-@pytest.mark.parametrize("initializer", ["pissa", "olora"])
-def test_a_decomposition_is_derived_once_before_the_loop(initializer):
-    adapter = lorax.LoRA(rank=2, initializer=initializer, where=("head",))
+def test_a_decomposition_is_derived_once_before_the_loop():
+    adapter = lorax.LoRA(rank=2, initializer="pissa", where=("head",))
     delta = jax.tree.map(lambda x: x + 0.2, adapter.init(jax.random.key(0), BASE))
     apply = lorax.adapt(TOY.apply, adapter)
     program = make_program(apply, delta, None, None)
     asked = request(PROMPTS, 16)
     traced = continue_rows.trace(program, Plan(new=16), BASE, delta, asked, None)
     (whole,) = [e for e in traced.jaxpr.eqns if e.primitive.name == "while"]
-    name = {"pissa": "svd", "olora": "qr"}[initializer]
-    assert name in str(traced.jaxpr)
-    assert name not in str(whole.params["body_jaxpr"])
+    assert "svd" in str(traced.jaxpr)
+    assert "svd" not in str(whole.params["body_jaxpr"])
     prepared = adapter.prepare(BASE, delta)
     found = generate(apply, prepared, delta, PROMPTS, max_new_tokens=9)
     assert found == generate(apply, BASE, delta, PROMPTS, max_new_tokens=9)
@@ -181,8 +177,6 @@ def test_nan_is_told_for_the_row_that_has_it():
 
     with pytest.raises(ValueError, match="NaN logits for prompt 1"):
         generate(partly, BASE, None, PROMPTS, max_new_tokens=3)
-    fine = [p for p in PROMPTS if p[0] != 5]
-    assert generate(partly, BASE, None, fine, max_new_tokens=3) == [
-        greedy(BASE, p, 3) for p in fine
-    ]
-    assert np.isfinite(BASE["head"]).all()
+    fine = [[6], *PROMPTS[:1], *PROMPTS[2:]]
+    found = generate(partly, BASE, None, fine, max_new_tokens=3)
+    assert found == [greedy(BASE, p, 3) for p in fine]
