@@ -7,6 +7,8 @@ at most 1e-5. `test_live.py` asks the reference itself, in both directions.
 
 import functools
 import json
+import pathlib
+from typing import Any
 
 import jax
 import numpy as np
@@ -34,6 +36,8 @@ OTHER_KEYS = ("roberta_bias_all",)
 NOT_SCANNED = ("llama_layer_1", "llama_patterns", "llama_overlapping_patterns")
 # Compiled in the stacked layout too; the others have their merged weights compared.
 SCANNED_LOGITS = ("llama_all_linear", "llama_tied_embedding", "gpt2_bias_all", "roberta_bias_all")
+# Ours names modules, ranks and layers in its own way, the rest as PEFT does.
+SAME_FIELDS = ("peft_type", "task_type", "bias", "use_rslora", "lora_dropout", "inference_mode")
 LOADED = [name for name in ADAPTERS if name not in REFUSED]
 
 
@@ -43,9 +47,12 @@ def golden(*parts: str) -> dict[str, np.ndarray]:
         return dict(file)
 
 
+def config_of(folder: pathlib.Path) -> dict[str, Any]:
+    return json.loads((folder / "adapter_config.json").read_text("utf-8"))
+
+
 def base_of(adapter: str) -> str:
-    text = (FOLDER / "adapters" / adapter / "adapter_config.json").read_text("utf-8")
-    return json.loads(text)["base_model_name_or_path"]
+    return config_of(FOLDER / "adapters" / adapter)["base_model_name_or_path"]
 
 
 @pytest.mark.parametrize("scan", [False, True], ids=["layers", "scan"])
@@ -130,6 +137,10 @@ def test_written_again_bit_for_bit(name, tmp_path):
     again, twice = peft.load(tmp_path / "out", found)
     assert again == adapter and jax.tree.structure(twice) == jax.tree.structure(delta)
     assert jax.tree.all(jax.tree.map(np.array_equal, twice, delta))
+    mine, wanted = config_of(tmp_path / "out"), config_of(theirs)
+    for field in SAME_FIELDS:
+        assert mine[field] == wanted[field], field
+    assert set(mine) <= set(wanted)
 
 
 def test_loralib_with_factors_for_query_and_value(tmp_path):

@@ -157,6 +157,23 @@ def test_our_adapters_in_peft(name, scan, tmp_path):
     assert error(merged, torch_models.logits(theirs, ids, mask), mask) <= TOLERANCE
 
 
+@pytest.mark.parametrize("base", ["gpt2", "llama_tied"])
+def test_our_update_of_a_tied_matrix(base, tmp_path):
+    """PEFT sees it in both places, and adds it twice when it merges; merged here it is right."""
+    adapter, (ids, mask) = lora("params/embed/embedding"), torch_models.batch(base)
+    found = model_of(base)
+    apply = lorax.adapt(found.model.apply, adapter)
+    delta = noisy(apply.init(jax.random.key(0), found.base, ids))
+    lorax.io.peft.save(tmp_path / "out", adapter, delta, found.model, base=found.base)
+    theirs = read_by_peft(torch_models.tiny(base), tmp_path / "out")
+    ours = adapted_logits(found.model, adapter, found.base, delta, ids, mask)
+    assert error(ours, torch_models.logits(theirs, ids, mask), mask) <= TOLERANCE
+    assert error(ours, torch_models.logits(theirs.merge_and_unload(), ids, mask), mask) > 0.1
+    pretrained.save(tmp_path / "merged", found.model, adapter.merge(found.base, delta))
+    theirs = read_by_transformers(type(torch_models.tiny(base)), tmp_path / "merged")
+    assert error(ours, torch_models.logits(theirs, ids, mask), mask) <= TOLERANCE
+
+
 @pytest.mark.parametrize("name", ["llama_qv", "gpt2_all_conv1d", "roberta_classification"])
 def test_merged_here_and_read_by_transformers(name, tmp_path):
     case = torch_adapters.CASES[name]
@@ -181,10 +198,13 @@ def test_bfloat16_merges_are_rounded_once(tmp_path):
     pretrained.save(tmp_path / "out", found.model, ours)
     base = torch_models.tiny("llama").to(torch.bfloat16)
     theirs = peft.PeftModel.from_pretrained(base, folder).merge_and_unload().state_dict()
+    same = []
     for name, tensor in read_tensors(tmp_path / "out" / "model.safetensors").items():
         assert tensor.dtype == jnp.bfloat16
         ours, wanted = tensor.astype(np.float32), theirs[name].float().numpy()
-        assert np.abs(ours - wanted).max() <= 2**-8 * np.abs(wanted).max(), name
+        assert np.all(np.abs(ours - wanted) <= 2**-7 * np.abs(wanted)), name
+        same.append(np.mean(ours == wanted))
+    assert np.mean(same) > 0.999
 
 
 def test_a_bfloat16_adapter_file(tmp_path):
