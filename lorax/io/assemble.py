@@ -16,7 +16,7 @@ import numpy as np
 
 from lorax.core.errors import LoraxError
 from lorax.core.paths import nearest
-from lorax.io.names import Entry, architecture, entries, leaf_shapes, ties, turn
+from lorax.io.names import architecture, entries, leaf_shapes, ties, turn
 from lorax.io.tensors import Source
 
 Model = Any
@@ -104,15 +104,18 @@ def assemble(
     """
     leaves: dict[str, list[Part]] = {}
     plain = entries(with_fields(model, scan=False))
-    layers: dict[str, Entry] = {}
+    stacked = {}
     for entry, unscanned in zip(entries(model), plain, strict=True):
         leaves.setdefault(entry.path, []).append(parts[unscanned.path])
-        layers[entry.path] = entry
+        stacked[entry.path] = entry.layer is not None
     tree: dict[str, Any] = {}
     # the largest first: what a leaf takes twice for a moment is then small against the rest
     for path in sorted(leaves, key=lambda path: -_size(leaves[path])):
-        array = _fill(path, leaves[path], layers[path].layer is not None, dtype)
-        _insert(tree, path, _place(path, array, sharding))
+        # no name for the host's array: it would live on while the next leaf is filled; nor does
+        # JAX let go of it before its next transfer, so there is an empty one
+        leaf = _place(path, _fill(path, leaves[path], stacked[path], dtype), sharding)
+        _insert(tree, path, leaf)
+        jax.device_put(np.empty(0))
     return tree
 
 
@@ -214,11 +217,12 @@ def _place(path: str, array: np.ndarray, sharding: Placement | None) -> jax.Arra
             'for; pass dtype="float32"'
         )
     if sharding is None:
-        return jax.block_until_ready(jnp.asarray(array))
+        return jax.block_until_ready(jax.device_put(array))  # asarray would copy it twice
     if not isinstance(sharding, jax.sharding.Sharding):
         sharding = sharding(path, array.shape)
     # each process places what its own devices need
-    return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
+    leaf = jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
+    return jax.block_until_ready(leaf)
 
 
 def _insert(tree: dict[str, Any], path: str, leaf: jax.Array) -> None:

@@ -12,6 +12,9 @@ import jax.numpy as jnp
 
 from lorax.core.errors import LoraxError, LoraxTypeError
 from lorax.core.paths import flatten
+from lorax.models.gpt2 import GPT2
+from lorax.models.llama import Llama
+from lorax.models.roberta import Roberta
 
 
 class Entry(NamedTuple):
@@ -118,7 +121,7 @@ _TABLES = {
     "gpt2": (_GPT2_LAYER, _GPT2_REST),
     "roberta": (_ROBERTA_LAYER, _ROBERTA_REST),
 }
-_CLASSES = {"Llama": "llama", "GPT2": "gpt2", "Roberta": "roberta"}
+_CLASSES = {Llama: "llama", GPT2: "gpt2", Roberta: "roberta"}
 
 
 def architecture(model: Any) -> str:
@@ -127,12 +130,13 @@ def architecture(model: Any) -> str:
     Raises:
       LoraxTypeError: it is none of Llama, GPT2 and Roberta.
     """
-    for cls in type(model).__mro__:
-        if cls.__name__ in _CLASSES:
-            return _CLASSES[cls.__name__]
+    for cls, name in _CLASSES.items():
+        if isinstance(model, cls):
+            return name
+    known = ", ".join(cls.__name__ for cls in _CLASSES)
     raise LoraxTypeError(
-        f"model is a {type(model).__name__}: expected an instance of {', '.join(_CLASSES)}, whose "
-        "names in other people's files are known"
+        f"model is a {type(model).__name__}: expected an instance of {known}, whose names in other "
+        "people's files are known"
     )
 
 

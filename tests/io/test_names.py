@@ -7,16 +7,36 @@ import pytest
 
 from lorax.core.errors import LoraxError
 from lorax.io.names import architecture, entries, leaf_shapes, module_name, ties, turn
-from lorax.models.llama import Llama, LlamaConfig
+from lorax.models.gpt2 import GPT2
+from lorax.models.gpt2_config import GPT2Config
+from lorax.models.llama import Llama
+from lorax.models.llama_config import LlamaConfig
 from lorax.models.mlp import MLP
+from lorax.models.roberta import Roberta
+from lorax.models.roberta_config import RobertaConfig
 
 LLAMA = LlamaConfig(48, 16, 2, 4, 2, 24, max_length=32)
+GPT = GPT2Config(48, 16, 2, 4, max_length=32)
+ROBERTA = RobertaConfig(48, 16, 2, 4, 24, max_length=30)
+
+MODELS = [
+    Llama(LLAMA),
+    Llama(dataclasses.replace(LLAMA, tied=True)),
+    GPT2(GPT),
+    GPT2(dataclasses.replace(GPT, tied=False)),
+    Roberta(ROBERTA),
+    Roberta(dataclasses.replace(ROBERTA, head="classification")),
+    Roberta(dataclasses.replace(ROBERTA, head="masked_lm")),
+    Roberta(dataclasses.replace(ROBERTA, head="masked_lm", tied=False)),
+]
 
 
-MODELS = [Llama(LLAMA), Llama(dataclasses.replace(LLAMA, tied=True))]
-each_model = pytest.mark.parametrize(
-    "model", MODELS, ids=lambda m: f"{architecture(m)}-tied={m.config.tied}"
-)
+def label(model):
+    head = getattr(model.config, "head", "lm")
+    return f"{architecture(model)}-{head}-{'tied' if model.config.tied else 'untied'}"
+
+
+each_model = pytest.mark.parametrize("model", MODELS, ids=label)
 
 
 def scanned(model):
@@ -54,6 +74,28 @@ def test_llama_names_are_those_of_transformers():
     tied = Llama(dataclasses.replace(LLAMA, tied=True))
     assert ties(tied) == {"lm_head.weight": "params/embed/embedding"}
     assert ties(Llama(LLAMA)) == {}
+
+
+def test_gpt2_names_are_those_of_transformers():
+    found = {entry.path: entry for entry in entries(GPT2(GPT))}
+    qkv = found["params/layer_1/attention/qkv/kernel"]
+    assert (qkv.name, qkv.kind) == ("transformer.h.1.attn.c_attn.weight", "conv1d")
+    assert found["params/norm/bias"].name == "transformer.ln_f.bias"
+
+
+def test_roberta_names_depend_on_the_head():
+    def name(head, path):
+        model = Roberta(dataclasses.replace(ROBERTA, head=head))
+        return {entry.path: entry.name for entry in entries(model)}[path]
+
+    embedding = "embeddings.word_embeddings.weight"
+    assert name("none", "params/embed/embedding") == embedding
+    assert name("classification", "params/embed/embedding") == f"roberta.{embedding}"
+    path = "params/layer_0/attention_norm/scale"
+    inner = "encoder.layer.0.attention.output.LayerNorm.weight"
+    assert name("masked_lm", path) == f"roberta.{inner}"
+    out = "params/classifier/out/bias"
+    assert name("classification", out) == "classifier.out_proj.bias"
 
 
 def test_turn_is_its_own_inverse():
