@@ -84,7 +84,7 @@ def load_adapter(directory: str, loaded: Any) -> tuple[Any, Any]:
         return checkpoint.load_adapter(folder)
     if not folder.is_dir():
         raise LoraxError(f"no adapter at '{folder}': expected a directory; check the path")
-    return peft.load(folder, loaded.model)
+    return peft.load(folder, loaded)
 
 
 @contextlib.contextmanager

@@ -19,7 +19,7 @@ def verb(flags: argparse.Namespace) -> None:
     from lorax.io.checkpoint import save_adapter
 
     loaded = _flags.load_model(flags)
-    adapter, delta = peft.load(flags.adapter, loaded.model)
+    adapter, delta = peft.load(flags.adapter, loaded)
     save_adapter(flags.out, adapter, delta, overwrite=flags.overwrite)
     print(adapter_table(adapter, delta))
     print(f"\nAdapter: {flags.out}")
