@@ -117,6 +117,8 @@ def describe(
         **_patterns(parts),
         **_task(model, table, saved),
     }
+    if stored is not None and bias == "all":
+        tensors |= _second_copies(table, whole, stored, fields["modules_to_save"] or ())
     return fields, {PREFIX + key: array for key, array in tensors.items()}
 
 
@@ -251,6 +253,23 @@ def _base_copies(
     lookup = next(name for name, tensor in weights.items() if tensor.kind == "embedding")
     copied = [name for name in pairs if name in (lookup, "lm_head")]
     return {f"{name}.base_layer.weight": _of_base(weights[name], stored) for name in copied}
+
+
+def _second_copies(
+    table: Mapping[str, Tensor],
+    whole: Tensors,
+    stored: Mapping[str, Any],
+    saved_names: Iterable[str],
+) -> Tensors:
+    """What PEFT with bias="all" writes twice: biases of saved modules, trained and as they were."""
+    found: Tensors = {}
+    saved = "|".join(map(re.escape, saved_names))
+    for name in (name for name in whole if name.endswith(".bias")):
+        inside = re.fullmatch(rf"((?:.*\.)?(?:{saved}))\.(.+)", name)
+        if inside:
+            found[f"{inside[1]}.modules_to_save.default.{inside[2]}"] = whole[name]
+            found[f"{inside[1]}.original_module.{inside[2]}"] = _of_base(table[name], stored)
+    return found
 
 
 def _base_layer(name: str) -> str:

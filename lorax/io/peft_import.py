@@ -118,7 +118,7 @@ class _Import:
             raise self._unexpected(next(iter(self.keys.values())))
         result = assemble(table, parts)
         for tensor, array in copies:
-            self._check_base_copy(tensor, array)
+            self._check_base_copy(tensor, array, f"{PREFIX}{tensor.module}.base_layer.weight")
         return result
 
     def _pair(self, tensor: Tensor) -> Pair:
@@ -183,8 +183,7 @@ class _Import:
         keys = {f"{name}.base_layer.weight": self.matrices[name] for name in self.targets}
         return [(t, self._take(key, t.shape)) for key, t in keys.items() if key in self.keys]
 
-    def _check_base_copy(self, tensor: Tensor, array: np.ndarray) -> None:
-        key = f"{PREFIX}{tensor.module}.base_layer.weight"
+    def _check_base_copy(self, tensor: Tensor, array: np.ndarray, key: str) -> None:
         if self.base is None:
             raise LoraxError(
                 f"tensor '{key}' is a copy of the base's own matrix: expected a base to hold it "
@@ -208,10 +207,12 @@ class _Import:
             name = f"{match[1] or ''}{match[3]}" if match else ""
             if match is None or name not in whole or not name.endswith(".bias"):
                 continue
-            stored_as = self.keys[key]
-            array = self._take(key, self.table[name].shape)
+            stored_as, tensor = self.keys[key], self.table[name]
+            array = self._take(key, tensor.shape)
             if match[2] != "original_module" and not np.array_equal(array, whole[name]):
                 raise LoraxError(f"tensor '{stored_as}' differs from '{name}': expected a copy")
+            if match[2] == "original_module" and self.base is not None:
+                self._check_base_copy(tensor, array, stored_as)
 
     def _unexpected(self, key: str) -> LoraxError:
         kind = next((text for part, text in _KINDS.items() if part in key), "no part of it")

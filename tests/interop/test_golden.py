@@ -30,8 +30,6 @@ REFUSED = ("gpt2_tied_both",)
 MERGED_TWICE = ("llama_tied_embedding", "gpt2_tied_ensured")
 # PEFT's disabled adapter leaves trained biases on, and W - s A0 B0 of PiSSA behind.
 NOT_DISABLED = ("gpt2_bias_all", "gpt2_bias_lora_only", "roberta_bias_all", "llama_pissa")
-# PEFT writes the trained head's biases three times, once under the untrained head's name.
-OTHER_KEYS = ("roberta_bias_all",)
 # One rank and one scale for all layers of a stacked leaf: these adapters have several.
 NOT_SCANNED = ("llama_layer_1", "llama_patterns", "llama_overlapping_patterns")
 # Compiled in the stacked layout too; the others have their merged weights compared.
@@ -129,9 +127,8 @@ def test_written_again_bit_for_bit(name, tmp_path):
     peft.save(tmp_path / "out", adapter, delta, found.model, base=found.base)
     old = read_tensors(theirs / "adapter_model.safetensors")
     new = read_tensors(tmp_path / "out" / "adapter_model.safetensors")
-    if name not in OTHER_KEYS:
-        assert set(new) == set(old)
-    for key in set(new) & set(old):
+    assert set(new) == set(old)
+    for key in old:
         assert (new[key].dtype, new[key].shape) == (old[key].dtype, old[key].shape)
         assert new[key].tobytes() == old[key].tobytes(), key
     again, twice = peft.load(tmp_path / "out", found)
