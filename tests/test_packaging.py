@@ -54,9 +54,13 @@ def test_jax_and_flax_come_as_a_working_pair(python, jax, flax, works):
 
 
 def test_extras():
-    assert set(EXTRAS) >= {"experiments", "dev", "cuda13", "tpu"}
+    assert set(EXTRAS) >= {"experiments", "hf", "dev", "interop", "cuda13", "tpu"}
     assert {r.name for r in EXTRAS["experiments"]} >= {"rich", "matplotlib"}
-    assert any(r.name == "lorax-flax" and r.extras == {"experiments"} for r in EXTRAS["dev"])
+    assert any(r.name == "lorax-flax" and r.extras == {"experiments", "hf"} for r in EXTRAS["dev"])
+    assert {"torch", "transformers", "peft"} <= {
+        r.name for r in EXTRAS["interop"] if str(r.specifier).startswith("==")
+    }
+    assert not any(r.name == "torch" for name in ("experiments", "hf", "dev") for r in EXTRAS[name])
     assert [str(r) for r in EXTRAS["cuda13"]] == ["jax[cuda13]"]
     assert [str(r) for r in EXTRAS["tpu"]] == ["jax[tpu]"]
 

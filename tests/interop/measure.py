@@ -11,6 +11,7 @@ from lorax.io import pretrained
 
 FOLDER = pathlib.Path(__file__).parents[1] / "fixtures"
 TOLERANCE = 1e-5
+FAST = {"xla_backend_optimization_level": 0}  # a third less time: these tests mostly compile
 
 
 @functools.cache
@@ -21,7 +22,7 @@ def model_of(name: str, scan: bool = False) -> pretrained.Pretrained:
 
 @functools.cache
 def _jitted(model):
-    return jax.jit(model.apply)
+    return jax.jit(model.apply, compiler_options=FAST)
 
 
 def logits(model, params, ids, mask):
@@ -31,7 +32,7 @@ def logits(model, params, ids, mask):
 
 def adapted_logits(model, adapter, params, delta, ids, mask):
     """The same with an adapter beside the base, every leaf of it evaluated in factored form."""
-    apply = jax.jit(lorax.adapt(model.apply, adapter, on_fallback="error"))
+    apply = jax.jit(lorax.adapt(model.apply, adapter, on_fallback="error"), compiler_options=FAST)
     return apply(params, delta, np.asarray(ids), mask=np.asarray(mask, bool))
 
 
