@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from lorax.core.errors import LoraxError
+from lorax.core.errors import LoraxError, LoraxTypeError
 from lorax.core.paths import flatten, nearest
 from lorax.io.assemble import with_fields
 from lorax.io.atomic import new_directory
@@ -39,7 +39,9 @@ def save(
     """Writes `params` so that transformers' `from_pretrained(directory)` and `load` read them.
 
     config.json and model.safetensors, or several files with an index; dtypes are kept. Written
-    beside `directory` and renamed, one tensor at a time on the host.
+    beside `directory` and renamed, one tensor at a time on the host. A RoBERTa without a head is
+    written without the pooler that theirs has: `RobertaModel.from_pretrained(…,
+    add_pooling_layer=False)`.
 
     Args:
       directory: must not exist, unless `overwrite`.
@@ -74,6 +76,11 @@ def save(
 
 def _tensors(model: Any, params: Mapping[str, Any]) -> dict[str, Source]:
     """What is written, by Hugging Face's names; nothing is copied yet."""
+    if not isinstance(params, Mapping):
+        raise LoraxTypeError(
+            f"params is a {type(params).__name__}: expected {{'params': …}}, as model.init and "
+            "adapter.merge return it"
+        )
     leaves = flatten(params if "params" in params else {"params": params})
     stacked = any(path.startswith("params/layers/") for path in leaves)
     scanned = with_fields(model, scan=True)

@@ -1,62 +1,29 @@
-"""Models of other people: the same logits here as there, and every bad input in one line."""
+"""Models of other people: the same logits here as there, and what may be asked for beside them."""
 
 import io
-import json
-import os
-import pathlib
-import pickle
 import shutil
-import subprocess
-import sys
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lorax.core.errors import LoraxError, LoraxWarning
+from lorax.core.errors import LoraxWarning
 from lorax.core.paths import flatten
 from lorax.io import pretrained
-from lorax.io.hf_files import CONFIG, INDEX, SINGLE
+from lorax.io.hf_files import SINGLE
 from lorax.io.names import leaf_shapes
 from lorax.io.pretrained import Pretrained, load
 from lorax.io.pretrained_save import save
 from lorax.io.tensors import read_tensors, write_tensors
 from lorax.models.llama import Llama
-from lorax.models.llama_config import STORIES_260K, LlamaConfig
+from lorax.models.llama_config import STORIES_260K
+from tests.pretrained_files import FIXTURES, copy, refused
 from tests.shared_data import shared, shared_path
-
-FIXTURES = pathlib.Path(__file__).parents[1] / "fixtures" / "models"
 
 
 def logits(loaded, ids, mask=None):
     return np.asarray(loaded.model.apply(loaded.base, jnp.asarray(ids), mask=mask))
-
-
-def copy(name, folder):
-    """A fixture without its golden logits, to be damaged."""
-    shutil.copytree(FIXTURES / name, folder, ignore=shutil.ignore_patterns("golden.npz"))
-    return folder
-
-
-def change_config(folder, **changes):
-    table = json.loads((folder / CONFIG).read_text()) | changes
-    (folder / CONFIG).write_text(json.dumps(table))
-
-
-def change_tensors(folder, **changes):
-    """Tensors replaced or, by `...`, removed."""
-    tensors = read_tensors(folder / SINGLE) | changes
-    write_tensors(folder / SINGLE, {n: t for n, t in tensors.items() if t is not ...})
-
-
-def refused(*words, source, **options):
-    with pytest.raises(LoraxError) as caught:
-        load(source, **options)
-    message = str(caught.value)
-    assert "\n" not in message
-    for word in words:
-        assert word in message, message
 
 
 # What is read is the model
@@ -235,159 +202,3 @@ def test_a_hub_name_records_its_commit(monkeypatch, tmp_path):
     assert (loaded.source, loaded.commit, loaded.folder) == ("org/model", commit, folder)
     assert loaded.table["model_type"] == "gpt2"
     assert "embedding" not in repr(loaded)
-
-
-# What is damaged, hostile or not there
-
-
-def test_nothing_there_is_one_line(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    refused("no model at 'gpt2'", "openai-community/gpt2", source="gpt2")
-    refused("no model at", source=tmp_path / "nothing")
-    refused("cannot read", CONFIG, source=tmp_path)
-    refused("revision='main' with files", source=FIXTURES / "gpt2", revision="main")
-
-
-@pytest.mark.parametrize("name", [SINGLE, "tokenizer.json", "model.onnx"])
-def test_a_file_that_is_no_model_is_one_line(tmp_path, name):
-    (tmp_path / name).write_bytes(b"x")
-    refused("expected its directory", source=tmp_path / name)
-
-
-@pytest.mark.parametrize("name", ["pytorch_model.bin", "model.pt", "consolidated.00.pth"])
-def test_pickles_are_refused_with_the_command(tmp_path, name):
-    class Evil:
-        def __reduce__(self):
-            return os.mkdir, (str(tmp_path / "owned"),)
-
-    (tmp_path / name).write_bytes(pickle.dumps(Evil()))
-    refused("is a pickle", "save_pretrained", source=tmp_path / name)
-    folder = copy("gpt2", tmp_path / "x")
-    (folder / SINGLE).rename(tmp_path / "model.safetensors")
-    (tmp_path / name).rename(folder / ("pytorch_model.bin" if name.endswith(".pth") else name))
-    refused("is a pickle", "save_pretrained", source=folder)
-    (folder / SINGLE).write_bytes(pickle.dumps(Evil()))
-    refused(SINGLE, "pickle", "save_pretrained", source=folder)
-    assert not (tmp_path / "owned").exists()
-
-
-def test_a_truncated_file_is_refused(tmp_path):
-    folder = copy("llama", tmp_path / "x")
-    whole = (folder / SINGLE).read_bytes()
-    for size in (0, 7, 100, len(whole) // 2, len(whole) - 1):
-        (folder / SINGLE).write_bytes(whole[:size])
-        refused(str(folder / SINGLE), source=folder)
-
-
-def test_flipped_bits_of_the_header_are_noticed(tmp_path):
-    """Whatever bit of it: names, shapes, dtypes and offsets all have to fit the model."""
-    folder = copy("roberta_regression", tmp_path / "x")
-    whole = (folder / SINGLE).read_bytes()
-    length = int.from_bytes(whole[:8], "little")
-    start = whole.index(b'"classifier.dense.bias"')
-    for bit in np.random.default_rng(0).choice(8 * (length - start), 40, replace=False):
-        data = bytearray(whole)
-        data[start + bit // 8] ^= 1 << (bit % 8)
-        (folder / SINGLE).write_bytes(data)
-        refused(str(folder), source=folder)
-
-
-def test_missing_unexpected_and_misshapen_tensors_are_named(tmp_path):
-    folder = copy("llama", tmp_path / "x")
-    name, other = "model.layers.1.self_attn.k_proj.weight", "model.layers.9.mlp.up_proj.weight"
-    tensors = read_tensors(folder / SINGLE)
-    change_tensors(folder, **{name: ...})
-    refused(str(folder), "lacks", name, source=folder)
-    change_tensors(folder, **{name: tensors[name].T})
-    refused(SINGLE, name, "(16, 8), expected (8, 16)", source=folder)
-    change_tensors(folder, **{name: tensors[name], other: tensors[name]})
-    refused(SINGLE, "unexpected", other, source=folder)
-    change_tensors(folder, **{name: tensors[name].astype(np.int32), other: ...})
-    refused(SINGLE, name, "is int32", source=folder)
-
-
-def test_a_wrong_tied_copy_is_refused(tmp_path):
-    folder = copy("llama_tied", tmp_path / "x")
-    embedding = read_tensors(folder / SINGLE)["model.embed_tokens.weight"]
-    change_tensors(folder, **{"lm_head.weight": embedding})
-    load(folder)
-    change_tensors(folder, **{"lm_head.weight": embedding + np.float32(1e-3)})
-    refused(SINGLE, "'lm_head.weight' differs", source=folder)
-    change_config(folder, tie_word_embeddings=False)
-    assert not load(folder).config.tied
-
-
-def test_an_index_cannot_leave_its_directory(tmp_path):
-    folder = copy("llama_sharded", tmp_path / "x")
-    shutil.copy(folder / "model-00001-of-00003.safetensors", tmp_path / "outside.safetensors")
-    index = json.loads((folder / INDEX).read_text())
-    for trick in ("../outside.safetensors", str(tmp_path / "outside.safetensors")):
-        index["weight_map"]["model.embed_tokens.weight"] = trick
-        (folder / INDEX).write_text(json.dumps(index))
-        refused(INDEX, "plain name", source=folder)
-
-
-def test_a_bad_config_is_one_line(tmp_path):
-    folder = copy("llama", tmp_path / "x")
-    change_config(folder, attention_bias=True)
-    refused(str(folder / CONFIG), "attention_bias is True", source=folder)
-    change_config(folder, attention_bias=False, num_hidden_layers=2**31 - 1)
-    refused("tensors, config.json says 2147483647 layers", source=folder)
-    change_config(folder, num_hidden_layers=3)
-    refused("lacks the tensor 'model.layers.2.", source=folder)
-    change_config(folder, num_hidden_layers="2")
-    refused("num_hidden_layers is '2'", source=folder)
-    for bomb in ("[" * 10**6, '{"a":' * 10**5, '{"vocab_size": ' + "9" * 10**5 + "}"):
-        (folder / CONFIG).write_text(bomb)
-        refused(str(folder / CONFIG), "no valid JSON", source=folder)
-    (folder / CONFIG).write_text(" " * (17 << 20))
-    refused(str(folder / CONFIG), "more than 16,777,216 bytes", source=folder)
-
-
-# What it takes
-
-MEASURE = """
-import json, pathlib, sys
-import jax, jax.numpy as jnp
-from lorax.io.pretrained import load
-jax.block_until_ready(jnp.zeros(3))
-bytes_held = 0
-if len(sys.argv) > 1:
-    base = load(sys.argv[1], **json.loads(sys.argv[2])).base
-    bytes_held = sum(leaf.nbytes for leaf in jax.tree.leaves(base))
-status = dict(line.split(":", 1) for line in pathlib.Path("/proc/self/status").open())
-print(bytes_held, 1024 * int(status["VmHWM"].split()[0]))
-"""
-
-
-def measure(*arguments):
-    """Bytes of the parameters, and the most that the process ever had resident.
-
-    Not ru_maxrss: a child inherits that of the process it was forked from, which is pytest.
-    """
-    done = subprocess.run(
-        [sys.executable, "-c", MEASURE, *arguments], capture_output=True, text=True, check=True,
-        cwd=pathlib.Path(__file__).parents[2],
-    )  # fmt: skip
-    return [int(number) for number in done.stdout.split()]
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(not pathlib.Path("/proc/self/status").exists(), reason="needs Linux's /proc")
-def test_loading_takes_at_most_1_3_times_the_model(tmp_path):
-    """190 MB in 16 bits: as stored, stacked, and cast to twice the size."""
-    model = Llama(LlamaConfig(8000, 768, 12, 12, 12, 2048, scan=True))
-    shapes = leaf_shapes(model)
-    params: dict = {}
-    for path, leaf in shapes.items():
-        *folders, name = path.split("/")
-        inner = params
-        for folder in folders:
-            inner = inner.setdefault(folder, {})
-        inner[name] = np.broadcast_to(jnp.ones((), jnp.bfloat16), leaf.shape)
-    save(tmp_path / "x", model, params)
-    _, before = measure()
-    for options in ({}, {"scan": True}, {"dtype": "float32"}):
-        held, most = measure(str(tmp_path / "x"), json.dumps(options))
-        assert held > 150e6
-        assert most - before <= 1.3 * held, (options, held, most - before)

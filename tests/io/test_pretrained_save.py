@@ -133,6 +133,7 @@ def test_parameters_of_another_model_are_refused_by_path(tmp_path):
     deep = with_fields(model, layers=3)
     refused(target, deep, stacked, "(2, 16)", "expected (3, 16)")
     refused(target, deep, params, "params lack 'params/layer_2/")
+    refused(target, model, [params], "params is a list", "adapter.merge")
     assert not any(tmp_path.iterdir())
 
 
