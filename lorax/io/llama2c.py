@@ -14,12 +14,12 @@ import pathlib
 import struct
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from lorax.core.errors import LoraxError
-from lorax.io.tensors import Source, TensorInfo, read_range, refuse_pickle
+from lorax.io.tensors import Source, refuse_pickle
 from lorax.models.llama import Llama
 from lorax.models.llama_config import LlamaConfig
 
@@ -29,7 +29,16 @@ _MOST = 1 << 20  # no field of a header is larger
 _TABLES = "rotary tables"
 _TURNED = ("q_proj.weight", "k_proj.weight")
 
-Range = Callable[[str, TensorInfo], np.ndarray]
+
+class Block(NamedTuple):
+    """One tensor of a file: its shape, and its bytes, [start, stop) of the file."""
+
+    shape: tuple[int, ...]
+    start: int
+    stop: int
+
+
+Range = Callable[[Block], np.ndarray]
 
 
 def open_llama2c(path: pathlib.Path, **changes: Any) -> tuple[Llama, dict[str, Source]]:
@@ -49,15 +58,15 @@ def open_llama2c(path: pathlib.Path, **changes: Any) -> tuple[Llama, dict[str, S
     blocks, stop = {}, HEADER
     for name, shape in _blocks(config):
         start, stop = stop, stop + math.prod(shape) * _FLOAT.itemsize
-        blocks[name] = TensorInfo(_FLOAT, shape, start, stop)
+        blocks[name] = Block(shape, start, stop)
     read = _reader(path, stop)
 
-    def source(name: str, info: TensorInfo) -> Source:
+    def source(name: str, block: Block) -> Source:
         turned = name.endswith(_TURNED)
-        tensor = (lambda: half_split(read(name, info), config.head_dim)) if turned else None
-        return Source(_FLOAT, info.shape, tensor or partial(read, name, info), str(path))
+        tensor = (lambda: half_split(read(block), config.head_dim)) if turned else None
+        return Source(_FLOAT, block.shape, tensor or partial(read, block), str(path))
 
-    tensors = {name: source(name, info) for name, info in blocks.items() if name != _TABLES}
+    tensors = {name: source(name, block) for name, block in blocks.items() if name != _TABLES}
     return Llama(config), tensors
 
 
@@ -116,10 +125,21 @@ def _reader(path: pathlib.Path, stop: int) -> Range:
     if size != stop:
         raise _no_checkpoint(path, f"its header says {stop:,} bytes, it has {size:,} or more")
     if path.suffix != ".xz":
-        return partial(read_range, path)
-    return lambda name, info: np.frombuffer(
-        data, info.dtype, math.prod(info.shape), info.start
-    ).reshape(info.shape)
+        return partial(_read_block, path)
+    return lambda block: np.frombuffer(data, _FLOAT, math.prod(block.shape), block.start).reshape(
+        block.shape
+    )
+
+
+def _read_block(path: pathlib.Path, block: Block) -> np.ndarray:
+    count = math.prod(block.shape)
+    try:
+        array = np.fromfile(path, _FLOAT, count, offset=block.start)
+    except OSError as error:
+        raise LoraxError(f"cannot read '{path}' ({error.strerror}): check the path") from None
+    if array.size < count:
+        raise _no_checkpoint(path, "it became shorter while it was read")
+    return array.reshape(block.shape)
 
 
 def _read(path: pathlib.Path, count: int) -> bytes:

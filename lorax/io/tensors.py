@@ -1,16 +1,16 @@
-"""What is in a safetensors file? A strict reader, one tensor at a time, and a writer.
+"""What is in a safetensors file? Strictly, and one tensor at a time; nothing is ever unpickled.
 
-The format is eight bytes of header length, a JSON header, and the raw tensors. Tensors are read by
-byte range into memory of their own: a mapped file would count as resident wherever it was touched.
-Nothing is ever unpickled. Source: github.com/huggingface/safetensors, README, "Format".
+The `safetensors` library reads and writes. It maps a file, and mapped pages count as memory, so the
+file is opened anew for every tensor: only one is mapped at a time.
+Source: github.com/huggingface/safetensors, README, "Format".
 """
 
+import contextlib
 import dataclasses
-import json
 import math
 import os
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -21,27 +21,21 @@ from lorax.core.errors import LoraxError
 
 Path = str | os.PathLike[str]
 
-HEADER_LIMIT = 100_000_000
-"""Bytes of JSON header beyond which a file is refused; the format's own limit."""
-
 _DTYPES: dict[str, np.dtype] = {
-    "F64": np.dtype("<f8"),
-    "F32": np.dtype("<f4"),
-    "F16": np.dtype("<f2"),
+    "F64": np.dtype(np.float64),
+    "F32": np.dtype(np.float32),
+    "F16": np.dtype(np.float16),
     "BF16": np.dtype(jnp.bfloat16),
-    "F8_E4M3": np.dtype(jnp.float8_e4m3fn),
-    "F8_E5M2": np.dtype(jnp.float8_e5m2),
-    "I64": np.dtype("<i8"),
-    "I32": np.dtype("<i4"),
-    "I16": np.dtype("<i2"),
-    "I8": np.dtype("i1"),
-    "U64": np.dtype("<u8"),
-    "U32": np.dtype("<u4"),
-    "U16": np.dtype("<u2"),
-    "U8": np.dtype("u1"),
-    "BOOL": np.dtype("?"),
+    "I64": np.dtype(np.int64),
+    "I32": np.dtype(np.int32),
+    "I16": np.dtype(np.int16),
+    "I8": np.dtype(np.int8),
+    "U64": np.dtype(np.uint64),
+    "U32": np.dtype(np.uint32),
+    "U16": np.dtype(np.uint16),
+    "U8": np.dtype(np.uint8),
+    "BOOL": np.dtype(bool),
 }
-_NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 
 _PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 _CONVERT = (
@@ -53,12 +47,10 @@ _CONVERT = (
 
 
 class TensorInfo(NamedTuple):
-    """One tensor of a file: its dtype and shape, and its bytes, [start, stop) of the file."""
+    """The form of one tensor of a file."""
 
     dtype: np.dtype
     shape: tuple[int, ...]
-    start: int
-    stop: int
 
 
 class Source(NamedTuple):
@@ -83,7 +75,7 @@ class Source(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class TensorFile:
-    """A safetensors file whose header has been read and found sound; no file is kept open.
+    """A safetensors file that was found sound; no file is kept open.
 
     Attributes:
       path: the file.
@@ -123,7 +115,8 @@ class TensorFile:
                 f"'{self.path}': tensor '{name}' has shape {info.shape}, expected {tuple(shape)}: "
                 "the file is of another model than the configuration says"
             )
-        array = read_range(self.path, name, info)
+        with _opened(self.path) as file:
+            array = file.get_tensor(name)
         if finite and jnp.issubdtype(info.dtype, jnp.floating) and not np.isfinite(array).all():
             raise LoraxError(
                 f"'{self.path}': tensor '{name}' holds NaN or infinity: expected finite numbers; "
@@ -135,34 +128,24 @@ class TensorFile:
 def open_tensors(path: Path) -> TensorFile:
     """Reads and checks the header of the safetensors file `path`; no tensor is read.
 
-    Checked: the header's length, its JSON (no name twice), each entry's dtype, shape and byte
-    range, and that the ranges cover the rest of the file once, without gap or overlap.
-
     Raises:
       LoraxError: the file is missing, pickled, truncated or damaged; the message names the file,
         and for a pickle the command that converts it.
     """
     path = pathlib.Path(path)
     refuse_pickle(path)
-    try:
-        with open(path, "rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            head = file.read(9)
-            if len(head) < 9 or head[8:] != b"{":
-                raise LoraxError(f"'{path}' is no safetensors file: {_what(head, path)}")
-            length = int.from_bytes(head[:8], "little")
-            if length > HEADER_LIMIT or 8 + length > size:
-                raise _damaged(path, f"its header would take {length} of {size} bytes")
-            text = b"{" + file.read(length - 1)
-    except OSError as error:
-        raise LoraxError(f"cannot read '{path}' ({error.strerror}): check the path") from None
-    header = _parse(path, text)
-    metadata = header.pop("__metadata__", {})
-    if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
-        raise _damaged(path, "__metadata__ is no table of strings")
-    tensors = {name: _info(path, name, entry, 8 + length) for name, entry in header.items()}
-    _check_cover(path, tensors, 8 + length, size)
-    return TensorFile(path, tensors, metadata)
+    tensors = {}
+    with _opened(path) as file:
+        for name in file.keys():
+            form = file.get_slice(name)
+            dtype, shape = form.get_dtype(), tuple(form.get_shape())
+            if dtype not in _DTYPES:
+                raise LoraxError(
+                    f"'{path}': tensor '{name}' has dtype {dtype!r}: expected one of "
+                    f"{', '.join(_DTYPES)}; save it in one of them"
+                )
+            tensors[name] = TensorInfo(_DTYPES[dtype], shape)
+        return TensorFile(path, tensors, dict(file.metadata() or {}))
 
 
 def read_tensors(path: Path) -> dict[str, np.ndarray]:
@@ -176,7 +159,7 @@ def write_tensors(
 ) -> None:
     """Writes `tensors`, arrays of any memory order or `Source`s, as a safetensors file.
 
-    One tensor at a time is on the host. `metadata` is {"format": "pt"} unless given, which is what
+    All of them are on the host at once. `metadata` is {"format": "pt"} unless given, which is what
     transformers asks for. The file is flushed to disk; a failure leaves a part of it behind, so
     write beside and rename.
 
@@ -184,42 +167,14 @@ def write_tensors(
       LoraxError: a dtype that the format lacks, or a Source that returns another form.
       OSError: the disk refuses.
     """
-    order = sorted(tensors, key=lambda name: (-np.dtype(tensors[name].dtype).itemsize, name))
-    header: dict[str, Any] = {"__metadata__": dict(metadata or {"format": "pt"})}
-    stop = 0
-    for name in order:
-        dtype, shape = np.dtype(tensors[name].dtype), tuple(tensors[name].shape)
-        if dtype not in _NAMES:
-            raise LoraxError(
-                f"tensor '{name}' is {dtype}, which safetensors lacks: cast it to float32"
-            )
-        start, stop = stop, stop + math.prod(shape) * dtype.itemsize
-        header[name] = {"dtype": _NAMES[dtype], "shape": shape, "data_offsets": (start, stop)}
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    with open(path, "wb") as file:
-        file.write(len(text).to_bytes(8, "little") + text)
-        for name in order:
-            file.write(_bytes(name, tensors[name]))
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def read_range(path: pathlib.Path, name: str, info: TensorInfo) -> np.ndarray:
-    """The bytes `info` of `path` as an array in memory of its own; `name` is for messages."""
-    data = np.empty(info.stop - info.start, np.uint8)
+    library = _library(path)
+    arrays = {name: _array(name, tensor) for name, tensor in tensors.items()}
     try:
-        with open(path, "rb", buffering=0) as file:
-            file.seek(info.start)
-            view, done = data.data, 0
-            while done < len(view):  # one read returns at most 2 GiB
-                count = file.readinto(view[done:])
-                if not count:
-                    raise _damaged(path, f"it ends inside the tensor '{name}'")
-                done += count
-    except OSError as error:
-        raise LoraxError(f"cannot read '{path}' ({error.strerror}): check the disk") from None
-    return data.view(info.dtype).reshape(info.shape)
+        library.numpy.save_file(arrays, path, dict(metadata or {"format": "pt"}))
+    except library.SafetensorError as error:  # how the library tells of a disk that refuses
+        raise OSError(str(error)) from None
+    with open(path, "rb+") as file:
+        os.fsync(file.fileno())
 
 
 def refuse_pickle(path: pathlib.Path) -> None:
@@ -228,55 +183,51 @@ def refuse_pickle(path: pathlib.Path) -> None:
         raise LoraxError(f"'{path}' is a pickle: {_CONVERT.format(folder=str(path.parent))}")
 
 
-def _bytes(name: str, tensor: Any) -> memoryview:
+@contextlib.contextmanager
+def _opened(path: pathlib.Path) -> Iterator[Any]:
+    """The library's handle on a file; whatever it finds wrong with it is one line."""
+    library = _library(path)
+    try:
+        with library.safe_open(path, framework="numpy") as file:
+            yield file
+    except library.SafetensorError as error:
+        raise _wrong(path, " ".join(str(error).split())) from None
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise LoraxError(f"cannot read '{path}' ({reason}): check the path") from None
+
+
+def _library(path: Path) -> Any:
+    try:
+        import safetensors.numpy
+    except ImportError:
+        raise LoraxError(
+            f"'{path}' needs the safetensors library: pip install 'lorax-flax[hf]'"
+        ) from None
+    return safetensors
+
+
+def _array(name: str, tensor: Any) -> np.ndarray:
+    if np.dtype(tensor.dtype) not in _DTYPES.values():
+        raise LoraxError(
+            f"tensor '{name}' is {np.dtype(tensor.dtype)}, which is not written: cast it to float32"
+        )
     array = np.asarray(tensor.read() if isinstance(tensor, Source) else tensor)
     if (array.dtype, array.shape) != (np.dtype(tensor.dtype), tuple(tensor.shape)):
         raise LoraxError(
             f"tensor '{name}' is {array.dtype} of shape {array.shape}, announced was "
             f"{np.dtype(tensor.dtype)} of shape {tuple(tensor.shape)}: expected the same"
         )
-    # a transposed array must be laid out anew: the format knows row-major order alone
-    return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
+    # safetensors 0.8 writes a transposed array as if it were not (its issue 825)
+    return np.asarray(array, order="C")
 
 
-def _parse(path: pathlib.Path, text: bytes) -> dict[str, Any]:
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        table = dict(pairs)
-        if len(table) < len(pairs):
-            raise ValueError("a name stands twice in its header")
-        return table
-
-    try:
-        return json.loads(text.decode("utf-8"), object_pairs_hook=unique)
-    except (ValueError, RecursionError) as error:
-        raise _damaged(path, f"its header is no JSON: {str(error)[:100]}") from None
-
-
-def _info(path: pathlib.Path, name: str, entry: Any, base: int) -> TensorInfo:
-    try:
-        dtype, shape, (start, stop) = entry["dtype"], entry["shape"], entry["data_offsets"]
-    except (KeyError, TypeError, ValueError):
-        raise _damaged(path, f"tensor '{name}' has no dtype, shape and data_offsets") from None
-    numbers = [*shape, start, stop] if isinstance(shape, list) else [None]
-    if not all(type(n) is int and n >= 0 for n in numbers):
-        raise _damaged(path, f"tensor '{name}' has shape {shape} and bytes {start} to {stop}")
-    if not isinstance(dtype, str) or dtype not in _DTYPES:
-        raise LoraxError(
-            f"'{path}': tensor '{name}' has dtype {dtype!r}: expected one of {', '.join(_DTYPES)}; "
-            "save it in one of them"
-        )
-    if stop - start != math.prod(shape) * _DTYPES[dtype].itemsize:
-        raise _damaged(path, f"tensor '{name}', {dtype} {shape}, has {stop - start} bytes")
-    return TensorInfo(_DTYPES[dtype], tuple(shape), base + start, base + stop)
-
-
-def _check_cover(path: pathlib.Path, tensors: Mapping[str, TensorInfo], at: int, size: int) -> None:
-    for name, info in sorted(tensors.items(), key=lambda item: item[1][2:]):
-        if info.start != at:
-            raise _damaged(path, f"tensor '{name}' begins at byte {info.start}, expected {at}")
-        at = info.stop
-    if at != size:
-        raise _damaged(path, f"its tensors end at byte {at}, it has {size}")
+def _wrong(path: pathlib.Path, reason: str) -> LoraxError:
+    with open(path, "rb") as file:
+        head = file.read(9)
+    if len(head) == 9 and head[8:] == b"{":
+        return LoraxError(f"'{path}' is damaged ({reason[:160]}): download or save it again")
+    return LoraxError(f"'{path}' is no safetensors file: {_what(head, path)}")
 
 
 def _what(head: bytes, path: pathlib.Path) -> str:
@@ -285,7 +236,3 @@ def _what(head: bytes, path: pathlib.Path) -> str:
     if head == b"version h":
         return "it is a Git LFS pointer; fetch the file itself with git lfs pull"
     return "it begins with neither a header length nor {; download it again"
-
-
-def _damaged(path: pathlib.Path, reason: str) -> LoraxError:
-    return LoraxError(f"'{path}' is damaged ({reason}): download or save it again")
