@@ -23,9 +23,8 @@ def verb(flags: argparse.Namespace) -> None:
         params = adapter.merge(loaded.base, delta)
         print(merge_rounding(adapter, loaded.base, delta))
     with _flags.working(f"writing {flags.out}"):
-        source = flags.model if loaded.tokenizer is not None else None
         pretrained.save(
-            flags.out, loaded.model, params, tokenizer_from=source, overwrite=flags.overwrite
+            flags.out, loaded.model, params, tokenizer_from=loaded, overwrite=flags.overwrite
         )
     print(f"\nMerged model: {flags.out}")
 

@@ -39,7 +39,7 @@ def save(
     """Writes `params` so that transformers' `from_pretrained(directory)` and `load` read them.
 
     config.json and model.safetensors, or several files with an index; dtypes are kept. Written
-    beside `directory` and renamed, one tensor at a time on the host. A RoBERTa without a head is
+    beside `directory` and renamed; the tensors of one file are on the host at once. A RoBERTa without a head is
     written without the pooler that theirs has: `RobertaModel.from_pretrained(…,
     add_pooling_layer=False)`.
 
