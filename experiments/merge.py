@@ -23,8 +23,9 @@ def verb(flags: argparse.Namespace) -> None:
         params = adapter.merge(loaded.base, delta)
         print(merge_rounding(adapter, loaded.base, delta))
     with _flags.working(f"writing {flags.out}"):
+        files = loaded if loaded.folder is not None else None  # a single file has none to copy
         pretrained.save(
-            flags.out, loaded.model, params, tokenizer_from=loaded, overwrite=flags.overwrite
+            flags.out, loaded.model, params, tokenizer_from=files, overwrite=flags.overwrite
         )
     print(f"\nMerged model: {flags.out}")
 

@@ -54,7 +54,8 @@ def save(
     """Writes `directory` so that `PeftModel.from_pretrained` computes what we compute.
 
     PiSSA and OLoRA are written as plain LoRA of rank 2 r. An update of a tied matrix is written
-    for both its modules. Appears whole or not at all.
+    for both its modules: beside its base PEFT then computes what we do, but PEFT's own merge would
+    add it twice, so merge here (`Adapter.merge`). Appears whole or not at all.
 
     Args:
       directory: must not exist, unless `overwrite`.

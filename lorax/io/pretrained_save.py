@@ -39,9 +39,9 @@ def save(
     """Writes `params` so that transformers' `from_pretrained(directory)` and `load` read them.
 
     config.json and model.safetensors, or several files with an index; dtypes are kept. Written
-    beside `directory` and renamed; the tensors of one file are on the host at once. A RoBERTa without a head is
-    written without the pooler that theirs has: `RobertaModel.from_pretrained(…,
-    add_pooling_layer=False)`.
+    beside `directory` and renamed; the tensors of one file are on the host at once. A RoBERTa
+    without a head is written without the pooler that theirs has:
+    `RobertaModel.from_pretrained(…, add_pooling_layer=False)`.
 
     Args:
       directory: must not exist, unless `overwrite`.
