@@ -4,9 +4,9 @@
         --workdir=runs/shakespeare
 
 Cost: 14 runs of 400 steps, about a quarter of an hour on two CPU cores. Expected, in nats a token
-on held-out Shakespeare: frozen base 5.26, full fine-tuning 2.75, LoRA of rank 8 on all linear layers
-closes at least 90 % of what full fine-tuning closes; each method at its own best learning rate,
-chosen on a validation part that is not the one reported.
+on held-out Shakespeare: frozen base 5.26, full fine-tuning 2.75; LoRA of rank 8 on all linear
+layers closes at least 90 % of what full fine-tuning closes, each method at its own best learning
+rate, chosen on a validation part that is not the one reported.
 
 Protocol: the text is cut into 80 % training, 10 % validation, 10 % test, in this order; each part
 is encoded whole, windows of 128 tokens stand each behind their own BOS, and every full window of a
