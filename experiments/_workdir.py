@@ -62,6 +62,12 @@ def finish(workdir: pathlib.Path, report: str) -> None:
     (workdir / "DONE").write_text(time.strftime("%Y-%m-%d %H:%M:%S\n"), "utf-8")
 
 
+def show(workdir: pathlib.Path) -> None:
+    """Prints the report of a run that was finished before."""
+    print((workdir / "report.md").read_text("utf-8"))
+    print(f"This run was finished before, in {workdir}; nothing was done again.")
+
+
 def plain(config: Any) -> Any:
     """A ConfigDict as it looks when read back from config.json."""
     return json.loads(config.to_json_best_effort())

@@ -30,9 +30,7 @@ def tell(call: Call) -> None:
     _fit.check(call.config, setting.fn, setting.base, methods)
     with _workdir.entered(call) as needed:
         if not needed:
-            print((call.workdir / "report.md").read_text("utf-8"))
-            print(f"This run was finished before, in {call.workdir}; nothing was done again.")
-            return
+            return _workdir.show(call.workdir)
         start = time.perf_counter()
         with MetricsWriter(call.workdir / "metrics.jsonl") as writer:
             _run(call, setting, methods, writer)

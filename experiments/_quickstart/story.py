@@ -37,9 +37,7 @@ def tell(call: Call) -> None:
     training.check(call.config, setting, methods)
     with _workdir.entered(call) as needed:
         if not needed:
-            print((call.workdir / "report.md").read_text("utf-8"))
-            print(f"This run was finished before, in {call.workdir}; nothing was done again.")
-            return
+            return _workdir.show(call.workdir)
         start = time.perf_counter()
         report = _run(call, setting, methods)
         _workdir.finish(call.workdir, report)
