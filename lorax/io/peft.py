@@ -23,8 +23,8 @@ def load(directory: Path, model: Any, *, base: Base | None = None) -> tuple[Adap
     Args:
       directory: with adapter_config.json and adapter_model.safetensors; nothing is unpickled.
       model: the Linen module (`Llama`, `GPT2`, `Roberta`), in either layout, or a `Pretrained`.
-      base: the frozen parameters; only needed, with a module, for a file that holds copies of the
-        base's embeddings, to hold them against it.
+      base: the frozen parameters. A file that holds copies of the base's embeddings has them held
+        against it; without one a `LoraxWarning` says that they were not.
 
     Returns:
       A `LoRA` with the ranks and alphas of the file; with modules_to_save or trained biases a

@@ -185,10 +185,13 @@ class _Import:
 
     def _check_base_copy(self, tensor: Tensor, array: np.ndarray, key: str) -> None:
         if self.base is None:
-            raise LoraxError(
-                f"tensor '{key}' is a copy of the base's own matrix: expected a base to hold it "
-                "against; pass base=, or a Pretrained as model"
+            warnings.warn(
+                f"'{self.file.path}': tensor '{key}' is a copy of the base's own matrix and was "
+                "held against nothing: pass base=, or a Pretrained as model",
+                LoraxWarning,
+                stacklevel=5,
             )
+            return
         stored = np.asarray(base_leaves(self.base, self.model)[tensor.path])
         stored = stored if tensor.tied else turn(tensor.kind, stored)
         dtype = min(array.dtype, stored.dtype, key=lambda dtype: dtype.itemsize)
