@@ -1,15 +1,17 @@
 """What is a weighted sum of adapters? One LoRA whose ΔW is Σ weight · ΔW, with its error told."""
 
 import dataclasses
+import math
 import re
 from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from lorax.adapters.lora import LoRA
-from lorax.core.adapter import Delta
+from lorax.core.adapter import Chain, Delta
 from lorax.core.errors import LoraxError, LoraxTypeError
 from lorax.core.leaf import Factors, LowRank
 
@@ -46,7 +48,8 @@ def combine(parts: Sequence[Part], *, rank: int | None = None, base: Any = None)
       base: the frozen parameters, needed for adapters that start from them (PiSSA, OLoRA).
 
     Raises:
-      LoraxError: no parts, leaves that disagree in shape or roles, or a base is needed.
+      LoraxError: no parts, a weight that is not finite, leaves that disagree in shape or roles, or
+        a base is needed.
       LoraxTypeError: a part is not (LoRA, delta, number).
     """
     if not parts:
@@ -54,7 +57,9 @@ def combine(parts: Sequence[Part], *, rank: int | None = None, base: Any = None)
     if rank is not None and rank < 1:
         raise LoraxError(f"rank is {rank}: expected 1 or more, or None to keep all")
     found: dict[str, list[Factors]] = {}
-    for adapter, delta, weight in map(_checked, parts):
+    if isinstance(parts, tuple) and isinstance(parts[0], LoRA):
+        raise LoraxTypeError("parts is one part: expected a list; write [(adapter, delta, weight)]")
+    for adapter, delta, weight in (_checked(i, part) for i, part in enumerate(parts)):
         for path, leaf in plain_leaves(adapter, delta, base).items():
             found.setdefault(path, []).append(_weighted(leaf, weight))
     joined = {path: _side_by_side(path, factors) for path, factors in found.items()}
@@ -137,13 +142,38 @@ def matrices(factors: Factors) -> tuple[jax.Array, jax.Array]:
     return a, jnp.asarray(factors.B, wide).reshape(count, factors.rank, -1)
 
 
-def _checked(part: Any) -> Part:
-    if not isinstance(part, tuple | list) or len(part) != 3 or not isinstance(part[0], LoRA):
+def _checked(number: int, part: Any) -> Part:
+    wanted = "expected (adapter, delta, weight)"
+    if not isinstance(part, tuple | list):
+        raise LoraxTypeError(f"part {number} is a {type(part).__name__}: {wanted}")
+    if len(part) == 2:
+        raise LoraxTypeError(f"part {number} has no weight: {wanted}; 1.0 adds it as it is")
+    if len(part) != 3:
+        raise LoraxTypeError(f"part {number} has {len(part)} entries: {wanted}")
+    adapter, delta, weight = part
+    if isinstance(adapter, Chain):
         raise LoraxTypeError(
-            f"a part is a {type(part).__name__}: expected (adapter, delta, weight) with a LoRA; "
-            "other adapters have no factors to add"
+            f"part {number} is of a Chain: expected a LoRA; pass its LoRA member and that member's "
+            "delta, (chain.members[i], delta[i], weight)"
         )
-    return part[0], part[1], float(part[2])
+    if not isinstance(adapter, LoRA):
+        raise LoraxTypeError(
+            f"part {number} is of a {type(adapter).__name__}: expected a LoRA; other adapters have "
+            "no factors to add"
+        )
+    return adapter, delta, _number(number, weight)
+
+
+def _number(number: int, weight: Any) -> float:
+    if isinstance(weight, str | bytes) or not hasattr(weight, "__float__") or np.ndim(weight):
+        raise LoraxTypeError(
+            f"part {number} has the weight {' '.join(repr(weight).split())[:60]}: expected a "
+            "number, such as 0.5"
+        )
+    value = float(weight)
+    if not math.isfinite(value):
+        raise LoraxError(f"part {number} has the weight {value}: expected a finite number")
+    return value
 
 
 def _weighted(leaf: LowRank, weight: float) -> Factors:

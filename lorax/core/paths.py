@@ -123,8 +123,25 @@ def key_for(key: jax.Array, path: str) -> jax.Array:
 
 
 def nearest(name: str, candidates: Iterable[str], count: int = 3) -> list[str]:
-    """Up to `count` of `candidates`, those most like `name` first."""
-    return difflib.get_close_matches(name, list(candidates), n=count, cutoff=0.3)
+    """Up to `count` of `candidates`, those most like `name` first.
+
+    As wholes, or component by component, whichever is more: `quary` is near `params/query/kernel`,
+    of which it is a small part.
+    """
+    scored = ((_likeness(name, candidate), candidate) for candidate in candidates)
+    near = sorted((-score, i, other) for i, (score, other) in enumerate(scored) if score >= 0.3)
+    return [candidate for *_, candidate in near[:count]]
+
+
+def _likeness(name: str, candidate: str) -> float:
+    ratio = lambda a, b: difflib.SequenceMatcher(None, a, b).ratio()
+    best = [max((ratio(a, b) for b in _words(candidate)), default=0.0) for a in _words(name)]
+    return max(ratio(name, candidate), sum(best) / max(len(best), 1))
+
+
+def _words(path: str) -> list[str]:
+    """The components of a path, or of an expression for paths, without what is punctuation."""
+    return [word for word in re.split(r"[^A-Za-z0-9_]+", path) if word]
 
 
 def _compile(pattern: str) -> re.Pattern[str]:

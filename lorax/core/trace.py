@@ -11,13 +11,27 @@ from lorax.core.errors import LoraxTypeError
 from lorax.core.evaluation import Evaluation
 
 
-def check_program(fn: Any) -> None:
-    """Raises LoraxTypeError unless `fn` is a function; a Flax model is not, its `apply` is."""
+def check_program(fn: Any, name: str = "fn") -> None:
+    """Raises LoraxTypeError unless `fn`, the argument `name`, is a function of parameters.
+
+    A Flax model is none, its `apply` is; nor is an NNX module, which holds its own.
+    """
+    if any(_is_nnx_module(cls) for cls in type(fn).__mro__):
+        raise LoraxTypeError(
+            f"{name} is a {type(fn).__name__}, an NNX module that holds its parameters: expected a "
+            "function of (params, ...); write graph, state = nnx.split(model) and pass "
+            "lambda state, x: nnx.merge(graph, state)(x)"
+        )
     is_model = hasattr(fn, "apply") and hasattr(fn, "init") and not inspect.isroutine(fn)
     if not callable(fn) or is_model:
         raise LoraxTypeError(
-            f"fn is a {type(fn).__name__}: expected a function of (params, ...); pass model.apply"
+            f"{name} is a {type(fn).__name__}: expected a function of (params, ...); pass "
+            "model.apply"
         )
+
+
+def _is_nnx_module(cls: type) -> bool:
+    return cls.__name__ == "Module" and cls.__module__.startswith("flax.nnx")
 
 
 def run_on(

@@ -11,6 +11,7 @@ from lorax.core.adapter import Base, Delta
 from lorax.core.errors import LoraxError
 from lorax.generation import request as asked
 from lorax.generation.beam import search_rows
+from lorax.generation.causal import check_causal
 from lorax.generation.program import Program, make_program
 from lorax.generation.sampling import Result, continue_rows
 
@@ -52,18 +53,18 @@ def generate(
       prompts: lists of token ids, or strings, which `tokenizer` encodes; not empty.
       max_new_tokens: at most so many for each prompt.
       temperature: 0 takes the likeliest token; above, tokens are drawn from
-        softmax(logits / temperature).
-      top_k, top_p: draw from the k likeliest; from the fewest whose probabilities reach p (after
+        softmax(logits / temperature) with `key`.
+      top_k, top_p: with a temperature, draw from the k likeliest; from the fewest whose probabilities reach p (after
         temperature and top_k).
       beams: above 1, beam search with so many: the continuation with the highest sum of
         log-probabilities / length**length_penalty, where the length counts new tokens and the
         stop token (Hugging Face's convention, with its `early_stopping=False`: a row goes on until
         it has `beams` finished candidates, the worst no worse than the best unfinished one).
-      length_penalty: the exponent above, above 0 in favour of longer ones.
+      length_penalty: of beams, the exponent above, above 0 in favour of longer ones.
       no_repeat_ngram: n of the n-grams that may not come twice in a row of tokens; 0 for none.
       ngram_prompt: do the prompt's n-grams count (as in Hugging Face's), or only new ones (as in
         the LoRA paper's script)?
-      stop: ids that end a row. None is the tokenizer's `eos`, if any; () lets every row run on.
+      stop: ids that end a row, no text. None is the tokenizer's `eos`, if any; () lets every row run on.
       key: of the draws. Row i's depend on the key and on i only, not on the other prompts.
       tokenizer: with `encode`, `decode` and `eos`, such as `lorax.io.tokenizer.load_tokenizer`
         returns; needed for strings.
@@ -72,8 +73,9 @@ def generate(
         last batch is filled up, so that it does not compile anew.
       init_cache: (batch, slots) to an empty key-value cache. None takes `init_cache` of the model
         whose method `apply` is; False, or a program without one, computes everything anew for each
-        token, with the rows padded on the right, which takes a causal program. With a cache the
-        program is called with keywords `mask` (rows, tokens), false at padding on the left, and
+        token, with the rows padded on the right, which takes a causal program. None checks that
+        on the first prompt, also of a plain function; False does not. With a cache the program
+        is called with keywords `mask` (rows, tokens), false at padding on the left, and
         `cache`, and returns (logits, cache).
       max_length: most tokens that the program takes; None is what the model's config says.
 
@@ -82,7 +84,8 @@ def generate(
 
     Raises:
       LoraxError, LoraxTypeError: a prompt that is empty, too long or outside the vocabulary, a
-        setting out of range, settings that exclude each other, or NaN logits.
+        setting out of range or without effect, settings that exclude each other, a program that is
+        not causal, or NaN logits.
     """
     settings = asked.Settings(
         max_new_tokens,
@@ -101,6 +104,8 @@ def generate(
     program = make_program(apply, delta, init_cache, max_length)
     asked.check_prompts(ids, max_new_tokens, program)
     stop_ids = asked.read_stop(stop, tokenizer, program)
+    if ids and init_cache is None and program.init_cache is None:
+        check_causal(program, base, delta, ids[0])
     answers = _continued(program, base, delta, ids, settings, stop_ids)
     return [
         _text(tokenizer, ids[i], answer) if isinstance(prompts[i], str) else answer

@@ -6,7 +6,7 @@ Shape suffixes: R rows, P prompt (padded), S slots (prompt and new tokens), V vo
 import dataclasses
 import functools
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from lorax.core.adapter import Adapter, Base, Delta, Prepared
 from lorax.core.engine import Adapted, adapt
 from lorax.core.errors import LoraxError, LoraxTypeError
+from lorax.core.trace import check_program
 
 Function = Callable[..., Any]
 
@@ -95,6 +96,10 @@ class Program:
         mask = jnp.ones((len(last), 1), bool)
         return self._cached(base, delta, last[:, None], memory, mask)
 
+    def logits(self, base: Base, delta: Delta, tokens: jax.Array) -> jax.Array:
+        """The logits (R, T, V) of tokens (R, T), without a cache."""
+        return _checked(self._call(base, delta, tokens), tokens)
+
     def select(self, memory: Any, rows: jax.Array, slots: int) -> Any:
         """The memory with ``rows`` (R',) of it as its rows; a row may be taken many times."""
         if self.init_cache is None:
@@ -120,7 +125,7 @@ class Program:
         return found[1], _checked(found[0], tokens)[:, -1]
 
     def _recompute(self, base: Base, delta: Delta, memory: Sequence) -> tuple[Any, jax.Array]:
-        logits_RSV = _checked(self._call(base, delta, memory.tokens), memory.tokens)
+        logits_RSV = self.logits(base, delta, memory.tokens)
         last = (memory.length - 1)[:, None, None]
         return memory, jnp.take_along_axis(logits_RSV, last, axis=1)[:, 0]
 
@@ -146,19 +151,18 @@ def make_program(apply: Function, delta: Delta, init_cache: Any, max_length: int
 
     Raises:
       LoraxTypeError: `apply` or `init_cache` is no function.
-      LoraxError: an adapted program without a delta, or with dropout.
+      LoraxError: an adapted program without a delta, or with dropout; a delta for a program that
+        takes none.
     """
-    if not callable(apply):
-        raise LoraxTypeError(
-            f"apply is {type(apply).__name__}: expected lorax.adapt(model.apply, adapter), or "
-            "model.apply with delta=None"
-        )
+    check_program(apply, "apply")
     fn, known = apply, Program(apply)
     if isinstance(apply, Adapted):
         _check_adapted(apply, delta)
         fn = apply.fn
         known = Program(fn, apply.adapter, apply.engine, apply.on_fallback)
     model = _owner(fn)
+    if known.adapter is None:
+        _check_plain(fn, model, delta)
     if init_cache is None:
         init_cache = getattr(model, "init_cache", None)
     elif init_cache is False:
@@ -197,6 +201,18 @@ def _check_adapted(apply: Adapted, delta: Delta) -> None:
         raise LoraxError(
             "apply has a dropout_key: expected a program without dropout; generate with "
             "lorax.adapt(fn, adapter)"
+        )
+
+
+def _check_plain(fn: Function, model: Any, delta: Delta) -> None:
+    """A model's own `apply` takes no delta, and an empty one is none."""
+    is_apply = hasattr(model, "init") and getattr(fn, "__name__", "") == "apply"
+    empty = isinstance(delta, Mapping | tuple | list) and not delta
+    if delta is not None and (is_apply or empty):
+        what = "delta is empty" if empty else f"apply is that of a {type(model).__name__} itself"
+        raise LoraxError(
+            f"{what}: expected lorax.adapt(model.apply, adapter) with a delta; pass delta=None to "
+            "run the base alone"
         )
 
 

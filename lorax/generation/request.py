@@ -113,19 +113,37 @@ class Settings:
                     f"beams={self.beams} does not go with {name}={getattr(self, name)}: beam "
                     f"search draws nothing; set beams=1 or leave {name} out"
                 )
+        if self.beams == 1 and self.length_penalty != 1:
+            raise LoraxError(
+                f"length_penalty={self.length_penalty} with beams=1 changes nothing: pass beams=4, "
+                "or leave length_penalty out"
+            )
+        for name in ("top_k", "top_p"):
+            if set_ones[name] and not set_ones["temperature"]:
+                raise LoraxError(
+                    f"{name}={getattr(self, name)} with temperature=0 draws nothing: pass "
+                    f"temperature=1.0 and a key, or leave {name} out"
+                )
 
 
 def as_list(prompts: Any) -> list[Any]:
     """The prompts as a list.
 
     Raises:
-      LoraxTypeError: one string, or nothing that can be iterated over.
+      LoraxTypeError: one string, ids that are no list of prompts, or nothing that can be iterated
+        over.
     """
     if isinstance(prompts, str | bytes) or not hasattr(prompts, "__iter__"):
         raise LoraxTypeError(
             f"prompts is {type(prompts).__name__}: expected a list of prompts; write [prompt]"
         )
-    return list(prompts)
+    prompts = list(prompts)
+    if prompts and all(_index(item) is not None for item in prompts):
+        ids = ", ".join(map(str, prompts[:3])) + (", ..." if len(prompts) > 3 else "")
+        raise LoraxTypeError(
+            f"prompts is one row of ids: expected a list of prompts; write [[{ids}]]"
+        )
+    return prompts
 
 
 def read_prompt(number: int, prompt: Any, tokenizer: Any, bos: bool | None) -> list[int]:
@@ -163,15 +181,21 @@ def read_prompt(number: int, prompt: Any, tokenizer: Any, bos: bool | None) -> l
 
 
 def read_stop(stop: Any, tokenizer: Any, program: Program) -> np.ndarray:
-    """The ids that end a row: those given, or by default the tokenizer's `eos`."""
+    """The ids that end a row: those given, or by default the tokenizer's `eos`.
+
+    Raises:
+      LoraxError, LoraxTypeError: a text, or an id outside the vocabulary.
+    """
     if stop is None:
         eos = getattr(tokenizer, "eos", None)
         stop = () if eos is None else (eos,)
-    ids = [stop] if _index(stop) is not None else list(stop)
+    one = isinstance(stop, str) or _index(stop) is not None or not hasattr(stop, "__iter__")
+    ids = [stop] if one else list(stop)
     for number in ids:
         if _index(number) is None:
             raise LoraxTypeError(
-                f"stop holds {number!r}: expected token ids; encode strings with the tokenizer"
+                f"stop holds {number!r}: expected token ids, a stop text is not supported; pass "
+                "the ids that end an answer, or cut the answer's text at it"
             )
     _check_ids("stop", ids, program.vocab_size)
     return np.asarray(ids, np.int32)

@@ -123,7 +123,8 @@ def _reader(path: pathlib.Path, stop: int) -> Range:
     else:
         size = path.stat().st_size
     if size != stop:
-        raise _no_checkpoint(path, f"its header says {stop:,} bytes, it has {size:,} or more")
+        has = f"{size:,}" if size < stop else "more"
+        raise _no_checkpoint(path, f"its header says {stop:,} bytes, it has {has}")
     if path.suffix != ".xz":
         return partial(_read_block, path)
     return lambda block: np.frombuffer(data, _FLOAT, math.prod(block.shape), block.start).reshape(

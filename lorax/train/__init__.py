@@ -1,1 +1,15 @@
-"""Training: losses, the pure step, the loop around it, metrics on disk."""
+"""Training: losses, the pure step, the loop around it, metrics on disk.
+
+from lorax.train.loop import Plan, train
+from lorax.train.losses import next_token_loss
+from lorax.train.optim import adamw
+from lorax.train.step import init_state, make_step
+
+tx = adamw(1e-3)
+step = make_step(next_token_loss(model.apply, adapter), tx)
+state = init_state(delta, tx, jax.random.key(0))
+outcome = train(step, state, base, batches, Plan(steps=400))
+delta = outcome.state.delta
+
+`batches` yields `lorax.data.batch.Batch`; `lorax.data.text` makes them of a text.
+"""

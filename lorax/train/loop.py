@@ -14,7 +14,7 @@ from typing import Any, TextIO
 
 import jax
 
-from lorax.core.errors import LoraxError
+from lorax.core.errors import LoraxError, LoraxTypeError
 from lorax.train.metrics import MetricsWriter
 from lorax.train.progress import progress
 from lorax.train.step import Base, State, Step
@@ -49,6 +49,11 @@ class Plan:
     log_every: int = 10
     eval_every: int = 0
     stream: TextIO | None = None
+
+    def __post_init__(self) -> None:
+        """Raises LoraxError unless `steps` is an integer, at least 1."""
+        if isinstance(self.steps, bool) or not hasattr(self.steps, "__index__") or self.steps < 1:
+            raise LoraxError(f"steps is {self.steps!r}: expected an integer, at least 1")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,7 +98,9 @@ def train(
       NotFinite: a loss or gradient norm that is not a finite number, naming the step. Records
         written until then stay, and one more tells of that step.
       LoraxError: the batches ran out, or the metrics cannot be written.
+      LoraxTypeError: `state` is no `State`, or `plan` no `Plan`.
     """
+    _check_types(state, plan)
     run = _Run(plan, writer)
     source = iter(batches)
     with progress(plan.label, plan.steps, plan.stream) as report:
@@ -113,6 +120,18 @@ def train(
         run.settle()
         report(plan.steps, run.text)
     return Outcome(state, run.last, run.seconds_per_step())
+
+
+def _check_types(state: Any, plan: Any) -> None:
+    if not isinstance(state, State):
+        raise LoraxTypeError(
+            f"state is a {type(state).__name__}: expected a State; pass init_state(delta, tx, key)"
+        )
+    if not isinstance(plan, Plan):
+        steps = plan if isinstance(plan, int) else 30
+        raise LoraxTypeError(
+            f"plan is a {type(plan).__name__}: expected a Plan; pass Plan(steps={steps})"
+        )
 
 
 class _Run:

@@ -13,6 +13,7 @@ import optax
 
 from lorax.core.adapter import Adapter
 from lorax.core.engine import adapt
+from lorax.core.errors import LoraxTypeError
 
 
 def cross_entropy(
@@ -52,18 +53,28 @@ def next_token_loss(
 
     Returns:
       `loss(delta, base, batch, key) -> (nats a token, {"tokens": how many})`; a batch has the
-      fields `inputs`, `targets` and `mask`, each (B, T).
+      fields `inputs`, `targets` and `mask`, each (B, T), as `lorax.data.batch.Batch` does; one
+      without them is a LoraxTypeError.
     """
 
     def loss(
         delta: Any, base: Any, batch: Any, key: jax.Array
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        _check_batch(batch)
         apply = adapt(fn, adapter, on_fallback=on_fallback, dropout_key=key)
         logits = apply(base, delta, batch.inputs)
         value, count = cross_entropy(logits, batch.targets, batch.mask)
         return value, {"tokens": count}
 
     return loss
+
+
+def _check_batch(batch: Any) -> None:
+    if not all(hasattr(batch, name) for name in ("inputs", "targets", "mask")):
+        raise LoraxTypeError(
+            f"batch is a {type(batch).__name__}: expected one with the fields inputs, targets and "
+            "mask; make it with lorax.data.batch.Batch(inputs, targets, mask)"
+        )
 
 
 def bits_per_byte(nats: float, tokens: float, size: float) -> float:

@@ -133,8 +133,27 @@ def test_mistakes():
         combine([])
     with pytest.raises(lorax.LoraxError, match="rank is 0"):
         combine([(adapter, delta, 1.0)], rank=0)
-    with pytest.raises(lorax.LoraxTypeError, match="a part is a tuple"):
-        combine([(lorax.Full(), delta, 1.0)])
+    whole = (adapter, delta, 1.0)
+    wrong = {
+        "part 0 is of a Full: expected a LoRA": (lorax.Full(), delta, 1.0),
+        "part 0 is of a Chain.*LoRA member": (lorax.Chain(adapter), (delta,), 1.0),
+        "part 0 is of a dict": (delta, adapter, 1.0),
+        "part 0 has no weight.*1.0 adds it": (adapter, delta),
+        "part 0 has 4 entries": (*whole, 1),
+        "part 0 is a LoRA: expected": adapter,
+        "part 0 has the weight '0.5': expected a number": (adapter, delta, "0.5"),
+        "part 0 has the weight None: expected a number": (adapter, delta, None),
+        "part 0 has the weight .*: expected a number": (adapter, delta, np.ones((2, 2))),
+        "part 0 has the weight nan: expected a finite": (adapter, delta, float("nan")),
+        "part 0 has the weight -inf: expected a finite": (adapter, delta, -jnp.inf),
+    }
+    for words, part in wrong.items():
+        with pytest.raises(lorax.LoraxError, match=words) as caught:
+            combine([part] if part is not adapter else {part})
+        assert "\n" not in str(caught.value)
+    with pytest.raises(lorax.LoraxTypeError, match=r"write \[\(adapter, delta, weight\)\]"):
+        combine(whole)
+    combine([(adapter, delta, np.float32(0.5)), (adapter, delta, jnp.float32(2)), whole])
     other = {"query": lorax.Factors(jnp.ones((7, 2)), jnp.ones((2, 5)), ROLES["query"])}
     with pytest.raises(lorax.LoraxError, match="'query' has another shape"):
         combine([(adapter, delta, 1.0), (adapter, other, 1.0)])

@@ -49,6 +49,12 @@ def test_select_matches_whole_paths_in_tree_order():
 def test_near_misses_are_named():
     with pytest.raises(lorax.LoraxError, match="near misses: 'params/query/kernel'"):
         paths.select(("params/qurey/kernel",), ["params/query/kernel", "params/norm/scale"])
+    names = ["params/key/bias", "params/query/bias", "params/query/kernel", "params/up/kernel"]
+    with pytest.raises(lorax.LoraxError, match="misses: 'params/query/bias', 'params/query/ker"):
+        paths.select(("quary",), names)
+    assert paths.nearest(".*/quary/kernel", names, 1) == ["params/query/kernel"]
+    assert paths.nearest("params/key/bais", names, 1) == ["params/key/bias"]
+    assert paths.nearest("", names) == paths.nearest("zzz", names) == []
 
 
 def test_two_leaves_with_one_path_are_refused():

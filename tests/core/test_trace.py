@@ -3,7 +3,11 @@
 import jax
 import jax.numpy as jnp
 
-from lorax.core.trace import shapes_of, shapes_only
+import pytest
+from flax import linen, nnx
+
+import lorax
+from lorax.core.trace import check_program, shapes_of, shapes_only
 
 
 def test_only_shapes_become_arguments():
@@ -18,3 +22,20 @@ def test_only_shapes_become_arguments():
 
 def test_shapes_of_leaves():
     assert shapes_of({"a": jnp.ones((2, 3))}) == {"a": jax.ShapeDtypeStruct((2, 3), jnp.float32)}
+
+
+def test_a_model_is_no_program():
+    module = nnx.Linear(2, 3, rngs=nnx.Rngs(0))
+    graph, state = nnx.split(module)
+    check_program(lambda state, x: nnx.merge(graph, state)(x))
+    check_program(nnx.jit(lambda state, x: x))
+    check_program(linen.Dense(3).apply)
+    cases = {
+        "fn is a Linear, an NNX module .*nnx.split": module,
+        "fn is a Dense: .*pass model.apply": linen.Dense(3),
+        "fn is a int: expected a function": 3,
+    }
+    for words, wrong in cases.items():
+        with pytest.raises(lorax.LoraxTypeError, match=words) as caught:
+            lorax.adapt(wrong, lorax.LoRA(rank=2))
+        assert "\n" not in str(caught.value)

@@ -76,8 +76,8 @@ def test_programs_that_do_the_same_are_equal():
     assert first == second and hash(first) == hash(second)
     assert isinstance(first.fn, Method)
     others = (lorax.adapt(TOY.apply, lorax.LoRA(rank=3, where=("head",))), Toy(Config(13)).apply)
-    for other in others:
-        assert make_program(other, {}, None, None) != first
+    for other, delta in zip(others, ({}, None), strict=True):
+        assert make_program(other, delta, None, None) != first
 
 
 def test_a_program_that_cannot_be_hashed():
@@ -114,7 +114,12 @@ def test_an_init_cache_of_ones_own():
 @pytest.mark.parametrize(
     "arguments, words",
     [
-        ((TOY, None, None, None), "apply is Toy: expected lorax.adapt"),
+        ((3, None, None, None), "apply is a int: expected a function of (params, ...)"),
+        ((LLAMA, None, None, None), "apply is a Llama: expected a function of (params, ...); pass"),
+        ((LLAMA.apply, {}, None, None), "delta is empty: expected lorax.adapt"),
+        ((plain, {}, None, None), "delta is empty"),
+        ((LLAMA.apply, {"a": 1}, None, None), "apply is that of a Llama itself"),
+        ((jax.jit(LLAMA.apply), {"a": 1}, None, None), "pass delta=None to run the base alone"),
         ((TOY.apply, None, 3, None), "init_cache is 3: expected a function"),
         ((lorax.adapt(plain, lorax.LoRA()), None, None, None), "delta is None for an adapted"),
         (

@@ -40,6 +40,9 @@ class Letters:
         ({"beams": 2, "temperature": 1.0, "key": KEY}, "beams=2 does not go with temperature=1.0"),
         ({"beams": 2, "top_k": 3}, "beams=2 does not go with top_k=3"),
         ({"beams": 2, "top_p": 0.5}, "beams=2 does not go with top_p=0.5"),
+        ({"top_k": 3}, "top_k=3 with temperature=0 draws nothing: pass temperature=1.0 and a key"),
+        ({"top_p": 0.9, "key": KEY}, "top_p=0.9 with temperature=0 draws nothing"),
+        ({"length_penalty": 0.8}, "length_penalty=0.8 with beams=1 changes nothing"),
         ({"temperature": 1.0}, "temperature=1.0 needs a key to draw with"),
         ({"temperature": 1.0, "key": 0}, "key is 0: expected a PRNG key"),
     ],
@@ -82,6 +85,11 @@ def test_prompts_are_a_list():
     for wrong in ("text", b"text", 5, None):
         with pytest.raises(LoraxTypeError, match=r"expected a list of prompts; write \[prompt\]"):
             asked.as_list(wrong)
+    for wrong in ([1, 2, 3], np.array([1, 2, 3]), (1, np.int32(2), 3)):
+        with pytest.raises(LoraxTypeError, match=r"one row of ids.*; write \[\[1, 2, 3\]\]$"):
+            asked.as_list(wrong)
+    with pytest.raises(LoraxTypeError, match=r"write \[\[0, 1, 2, \.\.\.\]\]"):
+        asked.as_list(range(9))
 
 
 def test_prompts_that_the_program_cannot_take():
@@ -99,8 +107,15 @@ def test_stop_is_the_tokenizers_eos_unless_said():
     read = lambda stop, tokenizer=None: asked.read_stop(stop, tokenizer, KNOWN).tolist()
     assert read(None) == [] and read(None, Letters()) == [8]
     assert read((), Letters()) == [] and read(3) == [3] and read([3, np.int32(4)]) == [3, 4]
-    with pytest.raises(LoraxTypeError, match="stop holds 'x': expected token ids"):
-        read("x")
+    for wrong in ("x", [3, "x"]):
+        with pytest.raises(LoraxTypeError, match="stop holds 'x': .*a stop text is not supported"):
+            read(wrong)
+    for wrong in (".\n", 2.5, True):
+        with pytest.raises(
+            LoraxTypeError, match=f"stop holds {wrong!r}: expected".replace("\\", ".")
+        ):
+            read(wrong)
+    assert read(np.int64(3)) == read(np.array(3)) == read(np.array([3])) == [3]
     with pytest.raises(LoraxError, match="stop has the id 12, outside"):
         read((12,))
 

@@ -94,7 +94,9 @@ def test_products_of_turned_queries_and_keys_are_unchanged():
 def test_another_size_than_the_header_says_is_refused(tmp_path):
     for name in ("x.bin", "x.bin.xz"):
         for extra in (-1, 1):
-            refused(checkpoint(tmp_path / name, extra=extra), "its header says")
+            found = f"{28 + 4 * (FLOATS + extra):,}" if extra < 0 else "more"
+            said = f"its header says {28 + 4 * FLOATS:,} bytes, it has {found})"
+            refused(checkpoint(tmp_path / name, extra=extra), said)
 
 
 @pytest.mark.parametrize(

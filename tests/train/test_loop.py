@@ -9,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 
-from lorax.core.errors import LoraxError
+from lorax.core.errors import LoraxError, LoraxTypeError
 from lorax.train import loop
 from lorax.train.loop import LAG, NotFinite, Plan, train
 from lorax.train.metrics import MetricsWriter, read_metrics
@@ -83,6 +83,21 @@ def test_batches_that_run_out():
     batches = [np.ones(3, np.float32)] * 2
     with pytest.raises(LoraxError, match="batches ran out after 2 of 5 steps"):
         train(make_step(loss, TX), start(), BASE, batches, plan(5))
+
+
+@pytest.mark.parametrize("steps", [0, -1, 2.5, "3", True, None])
+def test_a_plan_without_steps(steps):
+    with pytest.raises(LoraxError, match=f"steps is {steps!r}: expected an integer, at least 1"):
+        Plan(steps)
+
+
+def test_what_is_no_state_and_what_is_no_plan():
+    for wrong in ({"a": jnp.zeros(3)}, None):
+        with pytest.raises(LoraxTypeError, match=r"state is a .*pass init_state\(delta, tx, key\)"):
+            train(make_step(loss, TX), wrong, BASE, [], plan(3))
+    for wrong, words in ((25, "an? int.*steps=25"), (None, "NoneType.*steps=30")):
+        with pytest.raises(LoraxTypeError, match=f"plan is .*{words}"):
+            train(make_step(loss, TX), start(), BASE, [], wrong)
 
 
 def test_the_newest_steps_are_never_waited_for(monkeypatch):

@@ -56,3 +56,10 @@ def test_next_token_loss_uses_dropout_with_the_steps_key():
         values = {float(loss(delta, base, batch, jax.random.key(i))[0]) for i in range(3)}
         assert (len(values) > 1) is varies
         assert float(loss(delta, base, batch, jax.random.key(0))[1]["tokens"]) == 8
+
+
+def test_a_batch_without_the_three_fields():
+    loss = next_token_loss(lambda params, x: x, lorax.LoRA(rank=2))
+    for wrong in ({"inputs": 1, "targets": 1, "mask": 1}, np.ones((2, 3)), (1, 2, 3)):
+        with pytest.raises(lorax.LoraxTypeError, match=r"lorax\.data\.batch\.Batch\(inputs"):
+            loss({}, {}, wrong, jax.random.key(0))
