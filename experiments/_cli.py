@@ -7,13 +7,15 @@ one line on standard error and a non-zero exit code. Anything else is a bug and 
 import difflib
 import errno
 import importlib.util
+import os
 import pathlib
 import re
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
-USAGE, FAILURE, INTERRUPTED = 2, 1, 130
+USAGE, FAILURE, INTERRUPTED, CLOSED = 2, 1, 130, 141
+"""Exit codes; the last two are those of a process that SIGINT or SIGPIPE ended."""
 
 _USER_ERRNO = {
     errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOENT,
@@ -34,6 +36,32 @@ class Call(NamedTuple):
     config_name: str
 
 
+def enter(main: Callable[[], int]) -> NoReturn:
+    """Runs `main` as this process, and ends the process with its exit code.
+
+    What a stream cannot encode is written as an escape. A reader that has seen enough (`| head -1`)
+    ends the process without a word.
+    """
+    streams = [stream for stream in (sys.stdout, sys.stderr) if stream is not None]
+    for stream in streams:
+        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    try:
+        code = main()
+    except BrokenPipeError:
+        code = CLOSED
+    for stream in streams:
+        try:
+            stream.flush()
+        except OSError:
+            # or Python flushes once more at its end, and complains
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+            code = code or CLOSED
+    if code == INTERRUPTED:
+        # JAX, torn down amid a compilation, waits for its end and then crashes
+        os._exit(code)
+    sys.exit(code)
+
+
 def run(
     verb: Callable[[Call], None], doc: str, *, config: str, argv: Sequence[str] | None = None
 ) -> int:
@@ -47,20 +75,28 @@ def run(
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     if any(re.fullmatch(r"--?(h|help|helpshort|helpfull)", arg) for arg in argv):
-        print(_help(doc, config))
-        return 0
+        return guarded(lambda: print(_help(doc, config)))
     return guarded(lambda: verb(parse(argv, config)))
 
 
-def guarded(action: Callable[[], None]) -> int:
-    """Runs `action` and returns the exit code; a user's mistake is one line on standard error."""
+def guarded(action: Callable[[], None], wording: Callable[[str], str] = str) -> int:
+    """Runs `action` and returns the exit code; a user's mistake is one line on standard error.
+
+    Args:
+      action: the work.
+      wording: turns what a `LoraxError` says into what fits a command line.
+    """
     try:
         action()
+        if sys.stdout is not None:
+            sys.stdout.flush()  # a full disk is told here, and not by Python at its end
     except UsageError as error:
         return _fail(error, USAGE)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return INTERRUPTED
+    except BrokenPipeError:
+        return CLOSED
     except OSError as error:
         if error.errno not in _USER_ERRNO:
             raise
@@ -71,7 +107,7 @@ def guarded(action: Callable[[], None]) -> int:
 
         if not isinstance(error, LoraxError):
             raise
-        return _fail(error, FAILURE)
+        return _fail(wording(str(error)), FAILURE)
     return 0
 
 

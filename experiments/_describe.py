@@ -7,10 +7,10 @@ import jax
 import numpy as np
 
 from experiments._table import markdown
+from lorax.adapters.lora import LoRA
 from lorax.analysis.spectra import Spectrum, spectra
 from lorax.core import paths
 from lorax.core.adapter import Adapter, Chain, Delta
-from lorax.core.errors import LoraxError
 from lorax.core.leaf import Factors
 
 HEAD = ("leaf", "rank", "scale", "‖ΔW‖", "‖ΔW‖/‖W‖", "stable", "effective", "numerical")
@@ -44,10 +44,10 @@ def adapter_table(adapter: Adapter, delta: Delta, base: Any = None) -> str:
     trained = sum(leaf.size for leaf in jax.tree.leaves(delta))
     lines = [str(adapter), f"{trained:,} trained numbers\n"]
     stored = {} if base is None else paths.flatten(base)
-    try:
+    members = adapter.members if isinstance(adapter, Chain) else (adapter,)
+    found = {}
+    if any(isinstance(member, LoRA) for member in members):
         found = spectra(adapter, delta, base)
-    except LoraxError:
-        found = {}
     rows = [HEAD, *(_row(p, s, stored.get(p), n) for p, s in found.items() for n in _layers(s))]
     rest = [
         (path, "full", " × ".join(map(str, leaf.shape)), "", "", "", "", "")

@@ -5,6 +5,10 @@ A mistake is one line on standard error and a non-zero exit code, as in `experim
 
 import argparse
 import contextlib
+import importlib.util
+import os
+import pathlib
+import re
 import sys
 import threading
 import time
@@ -18,6 +22,20 @@ MODEL_HELP = (
     "a llama2.c .bin file"
 )
 ADAPTER_HELP = "an adapter: a PEFT directory, or one that lorax saved"
+SPELLINGS = (
+    (r"\btied=False", "--untied"),
+    (r"\boverwrite=True", "--overwrite"),
+    (r"\bdtype=(['\"])(\w+)\1", r"--dtype=\2"),
+    (r"\bpass base=.*", "give --model"),
+    (
+        r"(?<!-)\b(max_new_tokens|temperature|top_[kp]|beams|length_penalty|no_repeat_ngram)"
+        r"(?==| is | out\b)",
+        r"--\1",
+    ),
+    (r" and a key\b", ""),
+)
+"""What lorax says of its arguments, and how that is typed."""
+
 QUIET = 2.0
 """Seconds before a long piece of work shows that it goes on."""
 
@@ -44,28 +62,103 @@ def run(
     """Parses `argv` (None means the process's own), runs `verb`, and returns the exit code."""
     argv = list(sys.argv[1:] if argv is None else argv)
     if any(arg in ("-h", "--help") for arg in argv):
-        print(parser.format_help().rstrip())
-        return 0
-    return _cli.guarded(lambda: verb(parser.parse_args(argv)))
+        return _cli.guarded(lambda: print(parser.format_help().rstrip()))
+    return _cli.guarded(lambda: verb(parser.parse_args(argv)), typed)
+
+
+def typed(message: str) -> str:
+    """`message` with the arguments of functions spelt as flags."""
+    for pattern, flag in SPELLINGS:
+        message = re.sub(pattern, flag, message)
+    return message
+
+
+def place(text: str) -> str:
+    """A path or name of the command line, `~` expanded; for argparse's `type`."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("it is empty: expected a path")
+    return os.path.expanduser(text)
 
 
 def model_flags(parser: Parser, *, required: bool = True) -> None:
-    """--model, --revision and --dtype, for `load_model`."""
-    parser.add_argument("--model", required=required, metavar="SOURCE", help=MODEL_HELP)
-    parser.add_argument("--revision", help="branch, tag or commit of a repository id")
-    parser.add_argument("--dtype", help="of the weights, such as bfloat16 (default: as stored)")
+    """--model, --revision, --dtype and --untied, for `load_model`."""
+    add = parser.add_argument
+    add("--model", type=place, required=required, metavar="SOURCE", help=MODEL_HELP)
+    add("--revision", help="branch, tag or commit of a repository id")
+    add("--dtype", help="of the weights, such as bfloat16 (default: as stored)")
+    add("--untied", action="store_true", help="give the head a copy of the embedding of its own")
+
+
+def adapter_flag(parser: Parser, *, required: bool = False, help: str = ADAPTER_HELP) -> None:
+    """--adapter, for `load_adapter`."""
+    parser.add_argument("--adapter", type=place, required=required, metavar="DIR", help=help)
+
+
+def out_flags(parser: Parser, what: str) -> None:
+    """--out and --overwrite, for `check_out`."""
+    add = parser.add_argument
+    add("--out", type=place, required=True, metavar="DIR", help=f"where the {what} goes")
+    add("--overwrite", action="store_true", help=f"replace the {what} that is there")
+
+
+def check_out(flags: argparse.Namespace, mark: str, *, safetensors: bool = False) -> None:
+    """Finds out before the work whether its result can be written.
+
+    Args:
+      flags: with those of `out_flags`, and what is read: --model and --adapter.
+      mark: the file that tells what such a directory holds, "config.json" say.
+      safetensors: whether it takes that library.
+
+    Raises:
+      LoraxError: --out is taken, cannot be made, or holds what is read; or the library is missing.
+    """
+    from lorax.core.errors import LoraxError
+    from lorax.io.atomic import check_free
+
+    out = pathlib.Path(flags.out).resolve()
+    for flag in ("model", "adapter"):
+        source = pathlib.Path(getattr(flags, flag)).resolve()
+        if source.exists() and source.is_relative_to(out):
+            raise LoraxError(
+                f"--out='{flags.out}' is where --{flag} lies: choose another directory"
+            )
+    check_free(pathlib.Path(flags.out), mark, flags.overwrite)
+    parent = next(folder for folder in out.parents if folder.exists())
+    if not parent.is_dir() or not os.access(parent, os.W_OK):
+        raise LoraxError(
+            f"cannot write into '{parent}', where --out lies: choose another directory"
+        )
+    if safetensors and importlib.util.find_spec("safetensors") is None:
+        raise LoraxError(
+            f"writing '{flags.out}' needs the safetensors library: pip install 'lorax-flax[hf]'"
+        )
 
 
 def load_model(flags: argparse.Namespace) -> Any:
     """The `Pretrained` of `model_flags`; says what is going on if it takes long.
 
     Raises:
-      LoraxError: as `lorax.io.pretrained.load`.
+      LoraxError: as `lorax.io.pretrained.load`; an adapter is there instead; or --adapter names
+        nothing, which is told before the model is read.
     """
-    from lorax.io import pretrained
+    from lorax.core.errors import LoraxError
+    from lorax.io import checkpoint, peft_config, pretrained
+    from lorax.io.hf_files import CONFIG
 
+    if getattr(flags, "adapter", None) and not os.path.isdir(flags.adapter):
+        raise LoraxError(f"no adapter at '{flags.adapter}': expected a directory; check the path")
+    folder = pathlib.Path(flags.model)
+    for name in (checkpoint.JSON_NAME, peft_config.CONFIG_NAME):
+        if (folder / name).is_file() and not (folder / CONFIG).is_file():
+            raise LoraxError(
+                f"--model='{folder}' is an adapter (it holds {name}): give it as --adapter, and "
+                "the model that it belongs to as --model"
+            )
     with working(f"reading {flags.model}"):
-        return pretrained.load(flags.model, dtype=flags.dtype, revision=flags.revision)
+        return pretrained.load(
+            flags.model, dtype=flags.dtype, revision=flags.revision,
+            tied=False if flags.untied else None,
+        )  # fmt: skip
 
 
 def load_adapter(directory: str, loaded: Any) -> tuple[Any, Any]:
@@ -74,16 +167,11 @@ def load_adapter(directory: str, loaded: Any) -> tuple[Any, Any]:
     Raises:
       LoraxError: it holds neither, is damaged, or does not fit the model `loaded`.
     """
-    import pathlib
-
-    from lorax.core.errors import LoraxError
     from lorax.io import checkpoint, peft
 
     folder = pathlib.Path(directory)
     if (folder / checkpoint.JSON_NAME).is_file():
         return checkpoint.load_adapter(folder)
-    if not folder.is_dir():
-        raise LoraxError(f"no adapter at '{folder}': expected a directory; check the path")
     return peft.load(folder, loaded)
 
 

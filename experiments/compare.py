@@ -7,8 +7,6 @@ text.
     LORAX_DATA=... python -m experiments.compare --workdir=runs/shakespeare
 """
 
-import sys
-
 from experiments import _cli, _memory
 
 CONFIG = "configs/stories260k_shakespeare.py"
@@ -28,4 +26,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    _cli.enter(main)

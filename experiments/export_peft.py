@@ -8,15 +8,16 @@ take (trained heads, biases) is refused by name.
 """
 
 import argparse
-import sys
 
-from experiments import _flags
+from experiments import _cli, _flags
 
 
 def verb(flags: argparse.Namespace) -> None:
     """Loads, converts, writes."""
     from lorax.io import peft
+    from lorax.io.peft_config import CONFIG_NAME
 
+    _flags.check_out(flags, CONFIG_NAME, safetensors=True)
     loaded = _flags.load_model(flags)
     adapter, delta = _flags.load_adapter(flags.adapter, loaded)
     peft.save(
@@ -31,15 +32,14 @@ def main(argv: list[str] | None = None) -> int:
     """The exit code of the verb on `argv`, the process's own arguments by default."""
     parser = _flags.Parser("export_peft", __doc__)
     _flags.model_flags(parser)
-    parser.add_argument("--adapter", required=True, metavar="DIR", help=_flags.ADAPTER_HELP)
-    parser.add_argument("--out", required=True, metavar="DIR", help="where the adapter goes")
+    _flags.adapter_flag(parser, required=True)
+    _flags.out_flags(parser, "adapter")
     parser.add_argument("--target", choices=("peft", "vllm"), default="peft", help="who reads it")
     parser.add_argument(
         "--base_model_name", help="what the adapter calls its model (default: that of --model)"
     )
-    parser.add_argument("--overwrite", action="store_true", help="replace an adapter that is there")
     return _flags.run(verb, parser, argv)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    _cli.enter(main)

@@ -7,21 +7,21 @@ or too few is an error. `export_peft` is the inverse.
 """
 
 import argparse
-import sys
 
-from experiments import _flags
+from experiments import _cli, _flags
 
 
 def verb(flags: argparse.Namespace) -> None:
     """Loads, describes, saves."""
     from experiments._describe import adapter_table
     from lorax.io import peft
-    from lorax.io.checkpoint import save_adapter
+    from lorax.io.checkpoint import JSON_NAME, save_adapter
 
+    _flags.check_out(flags, JSON_NAME)
     loaded = _flags.load_model(flags)
     adapter, delta = peft.load(flags.adapter, loaded)
     save_adapter(flags.out, adapter, delta, overwrite=flags.overwrite)
-    print(adapter_table(adapter, delta))
+    print(adapter_table(adapter, delta, loaded.base))
     print(f"\nAdapter: {flags.out}")
 
 
@@ -29,11 +29,10 @@ def main(argv: list[str] | None = None) -> int:
     """The exit code of the verb on `argv`, the process's own arguments by default."""
     parser = _flags.Parser("import_peft", __doc__)
     _flags.model_flags(parser)
-    parser.add_argument("--adapter", required=True, metavar="DIR", help="a PEFT directory")
-    parser.add_argument("--out", required=True, metavar="DIR", help="where the adapter goes")
-    parser.add_argument("--overwrite", action="store_true", help="replace an adapter that is there")
+    _flags.adapter_flag(parser, required=True, help="a PEFT directory")
+    _flags.out_flags(parser, "adapter")
     return _flags.run(verb, parser, argv)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    _cli.enter(main)

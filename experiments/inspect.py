@@ -8,14 +8,13 @@ saved needs no model.
 """
 
 import argparse
-import sys
 
-from experiments import _flags
+from experiments import _cli, _flags
 
 
 def verb(flags: argparse.Namespace) -> None:
     """Loads what is named and prints it."""
-    from experiments import _cli, _describe
+    from experiments import _describe
 
     if flags.model is None and flags.adapter is None:
         raise _cli.UsageError("nothing to inspect: give --model, --adapter, or both; see --help")
@@ -44,9 +43,9 @@ def main(argv: list[str] | None = None) -> int:
     """The exit code of the verb on `argv`, the process's own arguments by default."""
     parser = _flags.Parser("inspect", __doc__)
     _flags.model_flags(parser, required=False)
-    parser.add_argument("--adapter", metavar="DIR", help=_flags.ADAPTER_HELP)
+    _flags.adapter_flag(parser)
     return _flags.run(verb, parser, argv)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    _cli.enter(main)

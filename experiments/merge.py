@@ -7,16 +7,17 @@ that rounding costs. `transformers` loads the directory like any other model.
 """
 
 import argparse
-import sys
 
-from experiments import _flags
+from experiments import _cli, _flags
 
 
 def verb(flags: argparse.Namespace) -> None:
     """Loads, merges, reports the rounding, writes."""
     from lorax.analysis.rounding import merge_rounding
     from lorax.io import pretrained
+    from lorax.io.hf_files import CONFIG
 
+    _flags.check_out(flags, CONFIG, safetensors=True)
     loaded = _flags.load_model(flags)
     adapter, delta = _flags.load_adapter(flags.adapter, loaded)
     with _flags.working("merging"):
@@ -34,11 +35,10 @@ def main(argv: list[str] | None = None) -> int:
     """The exit code of the verb on `argv`, the process's own arguments by default."""
     parser = _flags.Parser("merge", __doc__)
     _flags.model_flags(parser)
-    parser.add_argument("--adapter", required=True, metavar="DIR", help=_flags.ADAPTER_HELP)
-    parser.add_argument("--out", required=True, metavar="DIR", help="where the model goes")
-    parser.add_argument("--overwrite", action="store_true", help="replace a model that is there")
+    _flags.adapter_flag(parser, required=True)
+    _flags.out_flags(parser, "model")
     return _flags.run(verb, parser, argv)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    _cli.enter(main)

@@ -8,8 +8,6 @@ and what it cost. Nothing is downloaded.
     python -m experiments.quickstart --workdir=runs/quickstart
 """
 
-import sys
-
 from experiments import _cli, _memory
 
 CONFIG = "configs/quickstart.py"
@@ -29,4 +27,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    _cli.enter(main)

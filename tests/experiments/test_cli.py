@@ -1,6 +1,9 @@
 """The verb's manners: every mistake of the user is one line and an exit code, bugs are not."""
 
 import errno
+import os
+import pathlib
+import signal
 import subprocess
 import sys
 
@@ -133,3 +136,60 @@ def test_help_imports_nothing_heavy():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "--config=FILE" in done.stdout
+
+
+def entered(body, **kwargs):
+    """A process that enters a `main` with this body, under `_cli.guarded`."""
+    code = (
+        "import atexit, os, signal, sys, time; from experiments import _cli\n"
+        f"def work():\n  {body}\n"
+        "atexit.register(print, 'torn down', file=sys.stderr)\n"
+        "_cli.enter(lambda: _cli.guarded(work))"
+    )
+    return subprocess.Popen(
+        [sys.executable, "-c", code], stderr=subprocess.PIPE, text=True, **kwargs
+    )
+
+
+def test_an_interrupted_process_is_not_torn_down():
+    process = entered("print('ready', flush=True); time.sleep(60)", stdout=subprocess.PIPE)
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(signal.SIGINT)
+    assert process.communicate(timeout=30) == ("", "interrupted\n")
+    assert process.returncode == 130
+
+
+@pytest.mark.parametrize("body", ["print('x' * 10**6)", "print('x')", "print('x', flush=True)"])
+def test_a_closed_pipe_is_left_in_silence(body):
+    read, write = os.pipe()
+    os.close(read)
+    process = entered(body, stdout=write)
+    os.close(write)
+    assert process.communicate(timeout=30) == (None, "torn down\n")
+    assert process.returncode == 141
+
+
+def test_a_full_disk_is_one_line():
+    with open("/dev/full", "w") as full:
+        process = entered("print('x')", stdout=full)
+    line = "error: No space left on device; check the path and the disk\n"
+    assert process.communicate(timeout=30) == (None, line + "torn down\n")
+    assert process.returncode == 1
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_what_cannot_be_encoded_is_escaped(encoding):
+    env = {**os.environ, "PYTHONIOENCODING": encoding}
+    process = entered("print(chr(0x2016))", stdout=subprocess.PIPE, env=env)
+    assert process.communicate(timeout=30) == ("\\u2016\n", "torn down\n")
+    assert process.returncode == 0
+
+
+def test_a_verb_run_as_a_file_says_how_it_is_run(tmp_path):
+    folder = pathlib.Path(_cli.__file__).parent
+    for name in ("merge", "inspect"):
+        done = subprocess.run(
+            [sys.executable, folder / f"{name}.py"], cwd=tmp_path, capture_output=True, text=True
+        )
+        assert done.returncode == 1 and len(done.stderr.splitlines()) == 1
+        assert f"python -m experiments.{name} from the folder" in done.stderr
