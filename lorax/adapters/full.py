@@ -11,7 +11,7 @@ from lorax.core import paths
 from lorax.core.adapter import Adapter, Base, Delta, check_leaf, unprepared
 from lorax.core.errors import LoraxError, LoraxTypeError
 from lorax.core.leaf import Roles
-from lorax.core.where import check_paths, check_patterns, check_used
+from lorax.core.where import check_order, check_paths, check_patterns, check_used
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +58,9 @@ class Full(Adapter):
 
     def leaves(self, base: Base, delta: Delta) -> dict[str, Any]:
         """The trained copies, checked against the base."""
-        stored = paths.flatten(unprepared(base)[0])
+        base, _ = unprepared(base)
+        stored = paths.flatten(base)
+        check_order(base, stored, delta)
         check_paths(delta, self._paths(stored), stored)
         for path, leaf in delta.items():
             if not paths.is_array(leaf):

@@ -16,7 +16,14 @@ from lorax.core._jax import is_traced
 from lorax.core.adapter import Adapter, Base, Delta, check_leaf, unprepared
 from lorax.core.errors import LoraxError, LoraxTypeError, LoraxWarning, check_choice
 from lorax.core.leaf import Factors, LowRank, Roles, implicit, merged
-from lorax.core.where import ALL_LINEAR, check_paths, check_patterns, check_used, check_where
+from lorax.core.where import (
+    ALL_LINEAR,
+    check_order,
+    check_paths,
+    check_patterns,
+    check_used,
+    check_where,
+)
 
 SCALINGS = ("standard", "rslora")
 
@@ -111,6 +118,7 @@ class LoRA(Adapter):
         """The factors with their scale, offset and dropout, checked against base and config."""
         base, derived = unprepared(base, self)
         stored = paths.flatten(base)
+        check_order(base, stored, delta)
         wanted = None if self.where == ALL_LINEAR else self._targets(stored, None)
         check_paths(delta, wanted, stored)
         for path, factors in delta.items():

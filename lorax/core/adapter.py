@@ -137,7 +137,7 @@ class Chain(Adapter):
     def merge(self, base: Base, delta: Delta) -> Base:
         """The members' merges, one after the other."""
         self.leaves(base, delta)
-        parts = self._parts(delta)
+        parts = self._parts(base, delta)
         base, derived = self._unprepared(base)
         for member, part, known in zip(self.members, parts, derived, strict=True):
             base = member.merge(_prepared(base, known, member), part)
@@ -145,7 +145,7 @@ class Chain(Adapter):
 
     def leaves(self, base: Base, delta: Delta) -> dict[str, Any]:
         """The union of the members' leaves."""
-        parts = self._parts(delta)
+        parts = self._parts(base, delta)
         base, derived = self._unprepared(base)
         found: dict[str, Any] = {}
         owner: dict[str, Adapter] = {}
@@ -161,7 +161,7 @@ class Chain(Adapter):
 
     def derive(self, base: Base, delta: Delta) -> Any:
         """The members' derived parts, or None if no member has any."""
-        members = zip(self.members, self._parts(delta), strict=True)
+        members = zip(self.members, self._parts(base, delta), strict=True)
         parts = tuple(member.derive(base, part) for member, part in members)
         return None if all(part is None for part in parts) else parts
 
@@ -174,11 +174,12 @@ class Chain(Adapter):
         base, derived = unprepared(base, self)
         return base, (None,) * len(self.members) if derived is None else derived
 
-    def _parts(self, delta: Delta) -> tuple[Delta, ...]:
+    def _parts(self, base: Base, delta: Delta) -> tuple[Delta, ...]:
         if not isinstance(delta, tuple | list) or len(delta) != len(self.members):
+            swapped = "; are base and delta swapped?" if isinstance(base, tuple) else ""
             raise LoraxError(
                 f"delta of a Chain of {len(self.members)} is {_describe(delta)}: expected a tuple "
-                "of one delta a member, as Chain.init returns it"
+                f"of one delta a member, as Chain.init returns it{swapped}"
             )
         return tuple(delta)
 
@@ -266,5 +267,5 @@ def _subclasses(cls: type) -> set[type]:
 
 
 def _describe(value: Any) -> str:
-    text = repr(value)
+    text = " ".join(repr(value).split())
     return f"{type(value).__name__} {text if len(text) < 60 else text[:57] + '...'}"

@@ -62,7 +62,9 @@ class Adapted:
 
         Raises:
           LoraxError: an adapted leaf that the program never uses, or whose roles are ambiguous.
+          LoraxTypeError: `key` is no PRNG key.
         """
+        paths.check_key(key)
         base, _ = unprepared(base)
         return self.adapter.init(key, base, roles(self.fn, base, *args, **kwargs))
 

@@ -116,10 +116,26 @@ def key_for(key: jax.Array, path: str) -> jax.Array:
     Raises:
       LoraxTypeError: `key` is no PRNG key.
     """
-    if not is_array(key):
-        raise LoraxTypeError(f"key is {key!r}: expected a PRNG key; pass jax.random.key(0)")
+    check_key(key)
     digest = hashlib.sha256(path.encode("utf-8")).digest()
     return jax.random.fold_in(key, np.uint32(int.from_bytes(digest[:4], "big")))
+
+
+def check_key(key: Any) -> None:
+    """Raises LoraxTypeError unless `key` is a PRNG key, typed or of the old kind (uint32)."""
+    if is_array(key):
+        typed = jax.dtypes.issubdtype(key.dtype, jax.dtypes.prng_key)
+        if typed or (key.dtype == np.uint32 and len(key.shape) == 1):
+            return
+        found = f"{key.dtype} of shape {tuple(key.shape)}"
+    elif jax.tree.leaves(key) and all(map(is_array, jax.tree.leaves(key))):
+        raise LoraxTypeError(
+            f"key is a tree of parameters ({type(key).__name__}), no PRNG key: expected (key, "
+            "base), in this order; are they swapped?"
+        )
+    else:
+        found = repr(key)[:60]
+    raise LoraxTypeError(f"key is {found}: expected a PRNG key; pass jax.random.key(0)")
 
 
 def nearest(name: str, candidates: Iterable[str], count: int = 3) -> list[str]:

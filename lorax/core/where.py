@@ -9,7 +9,7 @@ from typing import Any
 
 from lorax.core import paths
 from lorax.core.errors import LoraxError, LoraxTypeError
-from lorax.core.leaf import Roles
+from lorax.core.leaf import Factors, Roles
 
 ALL_LINEAR = "all-linear"
 
@@ -84,6 +84,23 @@ def check_used(path: str, roles: Mapping[str, Roles] | None) -> None:
         raise LoraxError(
             f"'{path}' is adapted but the program never uses it: expected leaves that reach the "
             "output; narrow where=, or pass the example arguments that reach it"
+        )
+
+
+def check_order(base: Any, stored: Mapping[str, Any], delta: Any) -> None:
+    """Raises LoraxTypeError where `base`, with the leaves `stored`, and `delta` are swapped."""
+    factors = lambda tree: (
+        isinstance(tree, Mapping) and any(isinstance(leaf, Factors) for leaf in tree.values())
+    )
+    swapped = factors(base)
+    if not swapped and isinstance(delta, Mapping) and not factors(delta):
+        # a tree begins with "params", while the keys of a delta are the whole paths
+        begins = tuple(f"{key}/" for key in delta if key not in stored)
+        swapped = any(path.startswith(begins) for path in stored)
+    if swapped:
+        raise LoraxTypeError(
+            "base has the form of a delta, or delta that of a base: expected (base, delta), in "
+            "this order; are they swapped?"
         )
 
 

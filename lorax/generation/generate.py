@@ -54,8 +54,8 @@ def generate(
       max_new_tokens: at most so many for each prompt.
       temperature: 0 takes the likeliest token; above, tokens are drawn from
         softmax(logits / temperature) with `key`.
-      top_k, top_p: with a temperature, draw from the k likeliest; from the fewest whose probabilities reach p (after
-        temperature and top_k).
+      top_k, top_p: with a temperature, draw from the k likeliest; from the fewest whose
+        probabilities reach p (after temperature and top_k).
       beams: above 1, beam search with so many: the continuation with the highest sum of
         log-probabilities / length**length_penalty, where the length counts new tokens and the
         stop token (Hugging Face's convention, with its `early_stopping=False`: a row goes on until
@@ -64,7 +64,8 @@ def generate(
       no_repeat_ngram: n of the n-grams that may not come twice in a row of tokens; 0 for none.
       ngram_prompt: do the prompt's n-grams count (as in Hugging Face's), or only new ones (as in
         the LoRA paper's script)?
-      stop: ids that end a row, no text. None is the tokenizer's `eos`, if any; () lets every row run on.
+      stop: ids that end a row, no text. None is the tokenizer's `eos`, if any; () lets every row
+        run on.
       key: of the draws. Row i's depend on the key and on i only, not on the other prompts.
       tokenizer: with `encode`, `decode` and `eos`, such as `lorax.io.tokenizer.load_tokenizer`
         returns; needed for strings.

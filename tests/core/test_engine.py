@@ -195,3 +195,33 @@ def test_an_nnx_model_in_training_keeps_its_own_state():
     whole = lambda state, x: nnx.merge(graph, state)(x)
     state = nnx.state(Net(nnx.Rngs(0)))
     assert len(lorax.report(whole, adapter, state, X).merged) == 0
+
+
+@pytest.mark.parametrize(
+    "adapter",
+    [
+        lorax.LoRA(rank=1, where=("params/.*kernel",)),
+        lorax.LoRA(rank=1),
+        lorax.Full(("params/.*kernel",)),
+        lorax.Chain(lorax.LoRA(rank=1), lorax.BitFit()),
+    ],
+    ids=repr,
+)
+def test_swapped_arguments_are_told_in_one_line(adapter):
+    base = {"params": {"up": {"kernel": jnp.ones((3, 4)), "bias": jnp.ones(4)}}}
+    x, key = jnp.ones((2, 3)), jax.random.key(0)
+    fn = lambda base, x: x @ base["params"]["up"]["kernel"] + base["params"]["up"]["bias"]
+    apply = lorax.adapt(fn, adapter)
+    delta = apply.init(key, base, x)
+    apply.init(jax.random.PRNGKey(0), base, x)
+    calls = {
+        "key is a tree of parameters .*swapped": lambda: apply.init(base, key, x),
+        "are they swapped|base and delta swapped": lambda: apply(delta, base, x),
+        "are they swapped|base and delta swapped?": lambda: adapter.merge(delta, base),
+        "key is 3: expected a PRNG key": lambda: apply.init(3, base, x),
+        "key is float32 of shape": lambda: apply.init(x, base, x),
+    }
+    for words, call in calls.items():
+        with pytest.raises(lorax.LoraxError, match=words) as caught:
+            call()
+        assert "\n" not in str(caught.value)
