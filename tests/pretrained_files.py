@@ -3,7 +3,9 @@
 import json
 import pathlib
 import shutil
+import struct
 
+import numpy as np
 import pytest
 
 from lorax.core.errors import LoraxError
@@ -39,3 +41,13 @@ def refused(*words, source, **options):
     assert "\n" not in message
     for word in words:
         assert word in message, message
+
+
+def checkpoint(path, *, vocabulary):
+    """A tied llama2.c checkpoint of small random numbers."""
+    dim, hidden, layers, heads, context = 8, 12, 1, 2, 16
+    weights = vocabulary * dim + layers * (2 * dim + 4 * dim * dim + 3 * hidden * dim) + dim
+    numbers = np.random.default_rng(0).normal(size=weights + context * dim // heads)
+    header = struct.pack("<7i", dim, hidden, layers, heads, heads, vocabulary, context)
+    path.write_bytes(header + (0.3 * numbers).astype("<f4").tobytes())
+    return path

@@ -124,7 +124,7 @@ def key_for(key: jax.Array, path: str) -> jax.Array:
 def check_key(key: Any) -> None:
     """Raises LoraxTypeError unless `key` is a PRNG key, typed or of the old kind (uint32)."""
     if is_array(key):
-        typed = jax.dtypes.issubdtype(key.dtype, jax.dtypes.prng_key)
+        typed = jax.numpy.issubdtype(key.dtype, jax.dtypes.prng_key)
         if typed or (key.dtype == np.uint32 and len(key.shape) == 1):
             return
         found = f"{key.dtype} of shape {tuple(key.shape)}"

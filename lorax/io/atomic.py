@@ -8,6 +8,7 @@ import uuid
 from collections.abc import Iterator
 
 from lorax.core.errors import LoraxError
+from lorax.io.place import place
 
 Path = str | os.PathLike[str]
 
@@ -26,7 +27,7 @@ def new_directory(directory: Path, mark: str, *, overwrite: bool = False) -> Ite
     Raises:
       LoraxError: the directory is taken, or the disk refuses.
     """
-    target = pathlib.Path(os.path.abspath(directory))
+    target = pathlib.Path(os.path.abspath(place(directory)))
     check_free(target, mark, overwrite)
     partial = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.partial")
     try:

@@ -27,6 +27,7 @@ from lorax.core.adapter import Adapter, Delta, check_adapter, from_dict
 from lorax.core.errors import LoraxError
 from lorax.io.atomic import Path, new_directory
 from lorax.io.form import abstract_arrays, build, describe, named_arrays
+from lorax.io.place import place
 
 FORMAT = 1
 JSON_NAME = "adapter.json"
@@ -100,7 +101,7 @@ def size_on_disk(directory: Path) -> int:
 
 
 def _absolute(directory: Path) -> pathlib.Path:
-    return pathlib.Path(os.path.abspath(directory))
+    return pathlib.Path(os.path.abspath(place(directory)))
 
 
 def _description(adapter: Adapter, delta: Delta) -> dict[str, Any]:

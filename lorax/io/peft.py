@@ -10,9 +10,11 @@ tied matrices are translated; every number stays what it is, bit for bit.
 import os
 from typing import Any
 
-from lorax.core.adapter import Adapter, Base, Delta
+from lorax.core.adapter import Adapter, Base, Delta, check_adapter
+from lorax.core.errors import LoraxTypeError
 from lorax.io.peft_export import save_peft
 from lorax.io.peft_import import load_peft
+from lorax.io.place import place
 
 Path = str | os.PathLike[str]
 
@@ -35,9 +37,11 @@ def load(directory: Path, model: Any, *, base: Base | None = None) -> tuple[Adap
       LoraxError: a tensor is missing, not expected, of another shape or not finite; a field of the
         configuration is wrong or not supported; or the adapter is none that a single delta of
         this model can be (tied matrices, scanned layers). One line, with file, tensor and cure.
+      LoraxTypeError: arguments that are no path and no model, or swapped.
     """
-    model, base = _unpacked(model, base)
-    return load_peft(directory, model, base=base)
+    model, base = _unpacked(model, base, "load(directory, model)")
+    folder = place(directory, hint="; write load(directory, model)")
+    return load_peft(folder, model, base=base)
 
 
 def save(
@@ -68,11 +72,15 @@ def save(
       overwrite: replace a directory that PEFT or this function wrote; never any other.
 
     Raises:
-      LoraxError: what the format cannot hold, or a directory that cannot be written.
+      LoraxError: what the format cannot hold, a directory that cannot be written, or no
+        safetensors library; nothing is written then.
+      LoraxTypeError: arguments that are no path, no adapter and no model, or swapped.
     """
-    model, base = _unpacked(model, base)
+    order = "save(directory, adapter, delta, model)"
+    model, base = _unpacked(model, base, order)
+    check_adapter(adapter)
     save_peft(
-        directory,
+        place(directory, hint=f"; write {order}"),
         adapter,
         delta,
         model,
@@ -83,8 +91,14 @@ def save(
     )
 
 
-def _unpacked(model: Any, base: Base | None) -> tuple[Any, Base | None]:
-    """A module and its base, of a module or a `Pretrained`."""
+def _unpacked(model: Any, base: Base | None, order: str) -> tuple[Any, Base | None]:
+    """A module and its base, of a module or a `Pretrained`; `order` is how arguments go."""
     if hasattr(model, "model") and hasattr(model, "base"):
         return model.model, model.base if base is None else base
+    if not hasattr(model, "config"):
+        what = "a path" if isinstance(model, str | os.PathLike) else f"a {type(model).__name__}"
+        raise LoraxTypeError(
+            f"model is {what}: expected the module or what pretrained.load returns; write {order}, "
+            "with model = pretrained.load(...)"
+        )
     return model, base

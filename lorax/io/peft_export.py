@@ -28,7 +28,7 @@ from lorax.io.peft_names import (
     target_names,
     tensor_table,
 )
-from lorax.io.tensors import write_tensors
+from lorax.io.tensors import safetensors_for, write_tensors
 from lorax.io.vllm import for_vllm
 
 Path = str | os.PathLike[str]
@@ -57,6 +57,7 @@ def save_peft(
 ) -> None:
     """See `lorax.io.peft.save`."""
     check_choice("target", target, TARGETS)
+    safetensors_for(directory)
     table = tensor_table(model)
     parts = take_apart(model, table, adapter, delta, base)
     if not parts.pairs:

@@ -19,11 +19,14 @@ import numpy as np
 from lorax.core.errors import LoraxError, LoraxWarning, check_choice
 from lorax.core.paths import key_for
 from lorax.io.assemble import Part, Placement, assemble, match, stored_dtype, with_fields
+from lorax.io.checkpoint import JSON_NAME as OUR_ADAPTER
 from lorax.io.hf_config import model_of
 from lorax.io.hf_files import CONFIG, SINGLE, download, is_hub_name, tensors_of
 from lorax.io.json_file import read_json
 from lorax.io.llama2c import open_llama2c
 from lorax.io.names import entries, leaf_shapes
+from lorax.io.peft_config import CONFIG_NAME as PEFT_ADAPTER
+from lorax.io.place import place
 from lorax.io.pretrained_save import save as save
 from lorax.io.tensors import Source, refuse_pickle
 from lorax.io.tokenizer import Tokenizer, load_tokenizer
@@ -48,6 +51,7 @@ class Pretrained:
       source: what `load` was given.
       commit: of the hub's repository, or None.
       folder: where its files lie, or None for a single file.
+      tokenizer_file: of the tokenizer of a single file, or None.
       table: its config.json as read, with the ids of special tokens and the names of labels.
       drawn: paths of leaves that were not in the file but drawn from the key.
     """
@@ -61,6 +65,7 @@ class Pretrained:
     folder: pathlib.Path | None = None
     table: Mapping[str, Any] = dataclasses.field(default_factory=dict, repr=False)
     drawn: tuple[str, ...] = ()
+    tokenizer_file: pathlib.Path | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,6 +78,7 @@ class _Found:
     commit: str | None = None
     folder: pathlib.Path | None = None
     table: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    tokenizer_file: pathlib.Path | None = None
 
 
 def load(
@@ -111,9 +117,12 @@ def load(
 
     Raises:
       LoraxError: in one line, naming file and tensor or field: nothing there, a pickle, damage, a
-        model that is not ours, or arguments that do not fit it.
+        model that is not ours, an adapter instead of a model, or arguments that do not fit it.
+      LoraxTypeError: `source` is no path.
     """
-    name = os.fspath(source)
+    path = place(source, "source", ", or a hub name such as 'openai-community/gpt2'")
+    # as it was written but for a `~`: "./a/b" is a directory, "a/b" may be a hub name
+    name = str(path) if os.fspath(source).startswith("~") else os.fspath(source)
     found = _find(name, revision, dropout)
     if dropout is not None and not hasattr(found.model.config, "dropout"):
         raise LoraxError(f"dropout={dropout} for a model without dropout: leave it out")
@@ -132,7 +141,7 @@ def load(
         )
     return Pretrained(
         model, base, found.tokenizer, model.config, name, found.commit, found.folder, found.table,
-        tuple(drawn),
+        tuple(drawn), found.tokenizer_file,
     )  # fmt: skip
 
 
@@ -154,6 +163,7 @@ def _find(name: str, revision: str | None, dropout: float | None) -> _Found:
 
 
 def _find_directory(folder: pathlib.Path, commit: str | None, dropout: float | None) -> _Found:
+    _refuse_adapter(folder)
     table, sources = read_json(folder / CONFIG), tensors_of(folder)
     try:
         model = model_of(table, dropout=dropout)
@@ -161,6 +171,23 @@ def _find_directory(folder: pathlib.Path, commit: str | None, dropout: float | N
         raise LoraxError(f"'{folder / CONFIG}': {error}") from None
     parts = match(model, sources, str(folder))
     return _Found(model, parts, load_tokenizer(folder), commit, folder, table)
+
+
+def _refuse_adapter(folder: pathlib.Path) -> None:
+    """An adapter's directory is not a model's; which model it belongs to is told."""
+    if (folder / CONFIG).is_file():
+        return
+    if (folder / PEFT_ADAPTER).is_file():
+        owner = read_json(folder / PEFT_ADAPTER).get("base_model_name_or_path") or "a model"
+        raise LoraxError(
+            f"'{folder}' is an adapter of {owner}: load that model, and the adapter with "
+            "lorax.io.peft.load(directory, model)"
+        )
+    if (folder / OUR_ADAPTER).is_file():
+        raise LoraxError(
+            f"'{folder}' is an adapter: load its model, and the adapter with "
+            "lorax.io.checkpoint.load_adapter(directory)"
+        )
 
 
 def _find_file(path: pathlib.Path) -> _Found:
@@ -172,7 +199,8 @@ def _find_file(path: pathlib.Path) -> _Found:
         )
         beside = next((file for file in named if file.is_file()), None)
         tokenizer = None if beside is None else load_tokenizer(beside)
-        return _Found(model, match(model, sources, str(path)), tokenizer)
+        parts = match(model, sources, str(path))
+        return _Found(model, parts, tokenizer, tokenizer_file=beside)
     refuse_pickle(path)
     raise LoraxError(
         f"'{path}' is no model that can be read: expected its directory, with {CONFIG} and "

@@ -19,7 +19,9 @@ from lorax.io.hf_config import table_of
 from lorax.io.hf_files import CONFIG, GENERATION, INDEX, SINGLE, TOKENIZER_FILES
 from lorax.io.json_file import read_json
 from lorax.io.names import Entry, entries, leaf_shapes, ties, turn
-from lorax.io.tensors import Source, write_tensors
+from lorax.io.place import place
+from lorax.io.tensors import Source, safetensors_for, write_tensors
+from lorax.io.tokenizer import PAIRS
 
 Path = str | os.PathLike[str]
 
@@ -45,31 +47,41 @@ def save(
 
     Args:
       directory: must not exist, unless `overwrite`.
-      model: a Llama, GPT2 or Roberta.
+      model: a Llama, GPT2 or Roberta, or the `Pretrained` that it came from.
       params: {"params": …} or what is below it, scanned or not whatever `model` says.
-      tokenizer_from: a directory, or the `Pretrained` that the model came from: its tokenizer and
-        generation files are copied, ids of special tokens and names of labels kept.
+      tokenizer_from: a directory, or a `Pretrained`: its tokenizer and generation files are
+        copied, ids of special tokens and names of labels kept. None takes them from `model` where
+        that is a `Pretrained`; False copies nothing.
       overwrite: replace a directory that holds a config.json, or is empty; never any other.
       shard_bytes: the most that goes into one file.
 
     Raises:
       LoraxError: the parameters are not those of `model`, the directory is taken, the disk
-        refuses, or more than one process runs.
+        refuses, safetensors is not installed, or more than one process runs.
     """
     if jax.process_count() > 1:
         raise LoraxError(
             f"save runs in one of {jax.process_count()} processes: expected a single one; gather "
             "the parameters on one host and save them there"
         )
-    tensors, folder = _tensors(model, params), _folder(tokenizer_from)
+    safetensors_for(directory)
+    by_default = tokenizer_from is None
+    if hasattr(model, "model") and hasattr(model, "base"):
+        tokenizer_from = model if by_default else tokenizer_from
+        model = model.model
+    elif not hasattr(model, "config"):
+        raise LoraxTypeError(
+            f"model is a {type(model).__name__}: expected the module or what pretrained.load "
+            "returns; write save(directory, model, params)"
+        )
+    tensors, folder = _tensors(model, params), _folder(tokenizer_from, by_default)
     like = read_json(folder / CONFIG) if folder and (folder / CONFIG).is_file() else None
     table = table_of(model, _dtype(tensors), like)
     with new_directory(directory, CONFIG, overwrite=overwrite) as partial_folder:
         _check_space(partial_folder, tensors)
         _write(partial_folder, tensors, shard_bytes)
-        for name in (*TOKENIZER_FILES, GENERATION):
-            if folder is not None and (folder / name).is_file():
-                shutil.copyfile(folder / name, partial_folder / name)
+        for file in _beside(tokenizer_from, folder):
+            shutil.copyfile(file, partial_folder / file.name)
         text = json.dumps(table, indent=2, sort_keys=True)
         (partial_folder / CONFIG).write_text(text + "\n", "utf-8")
 
@@ -123,19 +135,33 @@ def _check_paths(wanted: set[str], found: set[str]) -> None:
         )
 
 
-def _folder(tokenizer_from: Any) -> pathlib.Path | None:
-    if tokenizer_from is None:
+def _folder(tokenizer_from: Any, by_default: bool) -> pathlib.Path | None:
+    """The directory to copy from; None for none, and for a `Pretrained` of a single file."""
+    if tokenizer_from is None or tokenizer_from is False:
         return None
     folder = getattr(tokenizer_from, "folder", tokenizer_from)
-    if folder is None:
+    if folder is None and tokenizer_from.tokenizer_file is None and not by_default:
         raise LoraxError(
             f"'{tokenizer_from.source}' is a single file, so its tokenizer has no files to copy: "
-            "expected a Hugging Face directory; leave tokenizer_from out"
+            "expected a directory or a model with a tokenizer beside it; leave tokenizer_from out"
         )
-    folder = pathlib.Path(folder)
+    if folder is None:
+        return None
+    folder = place(folder, "tokenizer_from")
     if not folder.is_dir():
         raise LoraxError(f"tokenizer_from is '{folder}': expected a directory; check the path")
     return folder
+
+
+def _beside(tokenizer_from: Any, folder: pathlib.Path | None) -> list[pathlib.Path]:
+    """The files that come along with the parameters: a tokenizer's, and how to generate."""
+    if folder is None:
+        file = getattr(tokenizer_from, "tokenizer_file", None)
+        return [] if file is None else [file]
+    pairs = [name for pair in PAIRS for name in pair]
+    names = dict.fromkeys((*TOKENIZER_FILES, *pairs, GENERATION))
+    files = [folder / name for name in names] + sorted(folder.glob("tok*.bin"))
+    return [file for file in files if file.is_file()]
 
 
 def _dtype(tensors: Mapping[str, Source]) -> np.dtype:

@@ -167,7 +167,7 @@ def write_tensors(
       LoraxError: a dtype that the format lacks, or a Source that returns another form.
       OSError: the disk refuses.
     """
-    library = _library(path)
+    library = safetensors_for(path)
     arrays = {name: _array(name, tensor) for name, tensor in tensors.items()}
     try:
         library.numpy.save_file(arrays, path, dict(metadata or {"format": "pt"}))
@@ -186,7 +186,7 @@ def refuse_pickle(path: pathlib.Path) -> None:
 @contextlib.contextmanager
 def _opened(path: pathlib.Path) -> Iterator[Any]:
     """The library's handle on a file; whatever it finds wrong with it is one line."""
-    library = _library(path)
+    library = safetensors_for(path)
     try:
         with library.safe_open(path, framework="numpy") as file:
             yield file
@@ -197,7 +197,12 @@ def _opened(path: pathlib.Path) -> Iterator[Any]:
         raise LoraxError(f"cannot read '{path}' ({reason}): check the path") from None
 
 
-def _library(path: Path) -> Any:
+def safetensors_for(path: Path) -> Any:
+    """The safetensors library, which `path` is read or written with.
+
+    Raises:
+      LoraxError: it is not installed.
+    """
     try:
         import safetensors.numpy
     except ImportError:

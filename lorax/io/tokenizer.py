@@ -5,6 +5,7 @@ import pathlib
 from collections.abc import Callable
 
 from lorax.core.errors import LoraxError
+from lorax.io.place import place
 from lorax.io.tokenizer_base import BaseTokenizer as BaseTokenizer
 from lorax.io.tokenizer_base import ByteTokenizer as ByteTokenizer
 from lorax.io.tokenizer_base import Tokenizer as Tokenizer
@@ -29,7 +30,7 @@ def load_tokenizer(path: str | os.PathLike[str]) -> Tokenizer | None:
       LoraxError: the path does not exist, the file is of no known kind, or it is damaged; the
         message names the file.
     """
-    path = pathlib.Path(path)
+    path = place(path, "path")
     if path.is_dir():
         return _from_directory(path)
     if not path.is_file():

@@ -263,3 +263,14 @@ def test_relative_paths(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     save_adapter("adapter", ADAPTERS["bitfit"], noisy(ADAPTERS["bitfit"]))
     assert load_adapter("adapter")[0] == ADAPTERS["bitfit"]
+
+
+def test_a_tilde_is_the_home_and_what_is_no_path_is_told(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    adapter = ADAPTERS["lora"]
+    save_adapter("~/x", adapter, noisy(adapter))
+    assert load_adapter("~/x")[0] == load_adapter(tmp_path / "x")[0] == adapter
+    with pytest.raises(LoraxError, match="directory is a dict: expected a path"):
+        save_adapter({}, adapter, noisy(adapter))
+    with pytest.raises(LoraxError, match="directory is a LoRA: expected a path"):
+        load_adapter(adapter)

@@ -1,4 +1,5 @@
 import json
+import sys
 import types
 
 import jax
@@ -120,7 +121,7 @@ def test_a_pretrained_brings_its_base(tmp_path):
         strict=True,
     ):
         np.testing.assert_allclose(one, other, rtol=2e-5, atol=2e-5)
-    with pytest.raises(LoraxError, match="pass base=, or a Pretrained as model"):
+    with pytest.warns(lorax.LoraxWarning, match="pass base=, or a Pretrained as model"):
         peft.load(tmp_path / "out", model)
 
 
@@ -156,3 +157,40 @@ def test_a_released_adapter_comes_back_bit_for_bit(tmp_path):
 def _norms(leaf):
     """Frobenius norm of A B, a layer."""
     return np.linalg.norm(np.einsum("lir,lro->lio", leaf.A, leaf.B), axis=(1, 2))
+
+
+def test_wrong_and_swapped_arguments_are_told_in_one_line(tmp_path):
+    model = gpt2()
+    delta, pretrained = delta_of(model, FUSED), types.SimpleNamespace(model=model, base={})
+    at = str(tmp_path / "x")
+    calls = {
+        r"model is a path: .*load\(directory, model\), with": lambda: peft.load(at, "model_dir"),
+        r"model is a dict: expected the module or": lambda: peft.load(at, base_of(model)),
+        r"model is a path: .*write load": lambda: peft.load(model, at),
+        r"directory is a SimpleN.*write load": lambda: peft.load(pretrained, model),
+        r"directory is a GPT2.*write save": lambda: peft.save(model, FUSED, delta, model),
+        r"adapter is dict": lambda: peft.save(at, delta, FUSED, model),
+        r"model is a LoRA.*write save\(directory, adapter, delta, model\)": (
+            lambda: peft.save(at, model, delta, FUSED)
+        ),
+    }
+    for words, call in calls.items():
+        with pytest.raises(lorax.LoraxTypeError, match=words) as caught:
+            call()
+        assert "\n" not in str(caught.value)
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_tilde_is_the_home(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    model = gpt2()
+    peft.save("~/x", FUSED, delta_of(model, FUSED), model)
+    assert same(peft.load("~/x", model)[1], peft.load(tmp_path / "x", model)[1])
+
+
+def test_without_the_library_nothing_is_written(tmp_path, monkeypatch):
+    model = gpt2()
+    monkeypatch.setitem(sys.modules, "safetensors.numpy", None)
+    with pytest.raises(LoraxError, match=r"/x' needs the safetensors library: pip install"):
+        peft.save(tmp_path / "x", FUSED, delta_of(model, FUSED), model)
+    assert not any(tmp_path.iterdir())

@@ -116,3 +116,26 @@ def test_a_bad_config_is_one_line(tmp_path):
         refused(str(folder / CONFIG), "no valid JSON", source=folder)
     (folder / CONFIG).write_text(" " * (17 << 20))
     refused(str(folder / CONFIG), "more than 16,777,216 bytes", source=folder)
+
+
+def test_an_adapter_is_no_model(tmp_path):
+    config = tmp_path / "adapter_config.json"
+    config.write_text('{"base_model_name_or_path": "org/model"}')
+    refused("is an adapter of org/model: load that model", "peft.load(", source=tmp_path)
+    config.write_text("{}")
+    refused("is an adapter of a model", source=tmp_path)
+    config.rename(tmp_path / "adapter.json")
+    refused("is an adapter: load its model", "load_adapter(directory)", source=tmp_path)
+
+
+def test_what_is_no_path():
+    for wrong in (None, 3, b"x"):
+        refused(f"source is a {type(wrong).__name__}", "or a hub name", source=wrong)
+
+
+def test_a_tilde_is_the_home(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    copy("gpt2", tmp_path / "x")
+    assert load("~/x").source == str(tmp_path / "x")
+    refused(f"no model at '{tmp_path / 'y'}'", source="~/y")
+    refused("no model at './a/b'", source="./a/b")

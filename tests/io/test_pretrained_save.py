@@ -3,12 +3,15 @@
 import json
 import pathlib
 import shutil
+import struct
+import sys
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import lorax
 from lorax.core.errors import LoraxError
 from lorax.io import pretrained_save
 from lorax.io.assemble import with_fields
@@ -16,6 +19,7 @@ from lorax.io.hf_files import CONFIG, GENERATION, INDEX, SINGLE
 from lorax.io.pretrained import load
 from lorax.io.pretrained_save import save
 from lorax.io.tensors import open_tensors, read_tensors
+from tests.pretrained_files import checkpoint
 
 FIXTURES = pathlib.Path(__file__).parents[1] / "fixtures" / "models"
 NAMES = sorted(path.name for path in FIXTURES.iterdir())
@@ -177,4 +181,60 @@ def test_a_disk_too_small_is_told_before_anything_is_written(tmp_path, monkeypat
     loaded = load(FIXTURES / "llama")
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(9, 0, 9))
     refused(tmp_path / "x", loaded.model, loaded.base, "bytes needed, 9 free")
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_pretrained_stands_for_its_model_and_keeps_its_tokenizer(tmp_path):
+    source = tmp_path / "source"
+    shutil.copytree(FIXTURES / "gpt2", source)
+    write_tokenizer(source / "tokenizer.bin", 259)
+    loaded = load(source)
+    save(tmp_path / "x", loaded, loaded.base)
+    save(tmp_path / "y", loaded.model, loaded.base, tokenizer_from=loaded)
+    again = load(tmp_path / "x")
+    assert again.model == loaded.model and again.tokenizer.vocab_size == 259
+    files = [sorted((f.name, f.read_bytes()) for f in (tmp_path / d).iterdir()) for d in "xy"]
+    assert files[0] == files[1]
+    save(tmp_path / "z", loaded, loaded.base, tokenizer_from=False)
+    assert sorted(path.name for path in (tmp_path / "z").iterdir()) == [CONFIG, SINGLE]
+    refused(tmp_path / "w", "gpt2", loaded.base, "model is a str", "write save(directory, model,")
+    assert not (tmp_path / "w").exists()
+
+
+@pytest.mark.parametrize("name", ["tok259.bin", "tokenizer.bin", None])
+def test_a_model_of_llama2c_keeps_its_tokenizer(tmp_path, name):
+    file = checkpoint(tmp_path / "x.bin", vocabulary=259)
+    if name is not None:
+        write_tokenizer(tmp_path / name, 259)
+    loaded = load(file)
+    save(tmp_path / "merged", loaded, loaded.base)
+    merged = load(tmp_path / "merged")
+    assert merged.config == loaded.config
+    if name is None:
+        assert merged.tokenizer is None
+        return
+    assert (tmp_path / "merged" / name).read_bytes() == (tmp_path / name).read_bytes()
+    save(tmp_path / "again", merged, merged.base)
+    texts = [
+        lorax.generate(
+            found.model.apply, found.base, None, ["a"], max_new_tokens=2, tokenizer=found.tokenizer
+        )
+        for found in (loaded, merged, load(tmp_path / "again"))
+    ]
+    assert texts[0] == texts[1] == texts[2]
+
+
+def write_tokenizer(path, size):
+    """A llama2.c tokenizer of the bytes alone."""
+    pieces = [b"<unk>", b"\n<s>\n", b"\n</s>\n", *(f"<0x{i:02X}>".encode() for i in range(256))]
+    assert len(pieces) == size
+    records = (struct.pack("<fi", 0.0, len(piece)) + piece for piece in pieces)
+    path.write_bytes(struct.pack("<i", max(map(len, pieces))) + b"".join(records))
+
+
+def test_without_the_library_nothing_is_written(tmp_path, monkeypatch):
+    loaded = load(FIXTURES / "llama")
+    monkeypatch.setitem(sys.modules, "safetensors.numpy", None)
+    words = f"'{tmp_path / 'x'}' needs the safetensors library: pip install 'lorax-flax[hf]'"
+    refused(tmp_path / "x", loaded.model, loaded.base, words)
     assert not any(tmp_path.iterdir())
