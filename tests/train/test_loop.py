@@ -2,6 +2,7 @@
 
 import io
 import itertools
+import types
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +10,10 @@ import numpy as np
 import optax
 import pytest
 
+import lorax
+from lorax import train as train_package
 from lorax.core.errors import LoraxError, LoraxTypeError
+from lorax.data.batch import Batch
 from lorax.train import loop
 from lorax.train.loop import LAG, NotFinite, Plan, train
 from lorax.train.metrics import MetricsWriter, read_metrics
@@ -122,3 +126,19 @@ def test_the_newest_steps_are_never_waited_for(monkeypatch):
 def test_a_single_step_has_no_median():
     outcome = train(make_step(loss, TX), start(), BASE, [np.ones(3, np.float32)], plan(1))
     assert np.isnan(outcome.seconds_per_step)
+
+
+def test_the_package_shows_a_way_that_works():
+    lines = train_package.__doc__.split("\n\n")
+    code = "\n".join(part for part in lines if " = " in part or part.startswith("from"))
+    base = {"w": jnp.eye(8)}
+    fn = lambda params, tokens: jax.nn.one_hot(tokens, 8) @ params["w"]
+    model, adapter = types.SimpleNamespace(apply=fn), lorax.LoRA(rank=2, where=("w",))
+    delta = adapter.init(jax.random.key(0), base)
+    row = np.arange(8)[None]
+    batches = itertools.repeat(Batch(row, (row + 1) % 8, np.ones((1, 8), bool)))
+    names = {"jax": jax, "model": model, "adapter": adapter, "base": base, "delta": delta}
+    names["batches"] = batches
+    exec(code.replace("steps=400", "steps=3"), names)
+    assert int(names["outcome"].state.step) == 3
+    assert jax.tree.structure(names["delta"]) == jax.tree.structure(delta)
