@@ -14,17 +14,17 @@ from lorax.core.leaf import Factors, Roles
 ALL_LINEAR = "all-linear"
 
 
-def check_patterns(name: str, patterns: Any) -> tuple[str, ...]:
-    """`patterns` as a tuple of strings.
+def check_patterns(name: str, patterns: Any, *, or_all: bool = False) -> tuple[str, ...]:
+    """`patterns` as a tuple of strings; `or_all` says that "all-linear" would do as well.
 
     Raises:
       LoraxTypeError: one string, or anything else that is not a sequence of strings.
       LoraxError: none at all, for `where`.
     """
     if isinstance(patterns, str) or not isinstance(patterns, Sequence):
-        or_all = f"'{ALL_LINEAR}', or " if name == "where" else ""
+        choice = f"'{ALL_LINEAR}', or " if or_all else ""
         raise LoraxTypeError(
-            f"{name} is {patterns!r}: expected {or_all}a tuple of regular expressions, such as "
+            f"{name} is {patterns!r}: expected {choice}a tuple of regular expressions, such as "
             f"{name}=('.*/query/kernel',)"
         )
     for pattern in patterns:
@@ -34,7 +34,8 @@ def check_patterns(name: str, patterns: Any) -> tuple[str, ...]:
                 f"expressions over '/'-joined paths, such as {name}=('.*/query/kernel',)"
             )
     if name == "where" and not patterns:
-        raise LoraxError("where is empty: expected at least one pattern, or 'all-linear'")
+        choice = f", or '{ALL_LINEAR}'" if or_all else ""
+        raise LoraxError(f"where is empty: expected at least one pattern{choice}")
     return tuple(patterns)
 
 
@@ -53,9 +54,9 @@ def check_where(where: Any, overrides: Mapping[str, Callable[[Any], Any]]) -> An
         return where
     if not isinstance(where, Mapping):
         if not _is_pairs(where):
-            return check_patterns("where", where)
+            return check_patterns("where", where, or_all=True)
         where = {pattern: dict(pairs) for pattern, pairs in where}
-    check_patterns("where", list(where))
+    check_patterns("where", list(where), or_all=True)
     found = []
     for pattern, own in where.items():
         if not isinstance(own, Mapping):
