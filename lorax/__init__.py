@@ -7,6 +7,9 @@ logits = apply(base, delta, tokens)
 params = adapter.merge(base, delta)
 """
 
+import importlib
+import types
+
 from lorax.adapters.bitfit import BitFit
 from lorax.adapters.full import Full
 from lorax.adapters.lora import LoRA
@@ -44,3 +47,12 @@ __all__ = [
     "report",
     "roles",
 ]
+
+_PACKAGES = ("adapters", "analysis", "core", "data", "generation", "io", "models", "train")
+
+
+def __getattr__(name: str) -> types.ModuleType:
+    """Packages are imported when they are first named: `lorax.models` takes flax along."""
+    if name in _PACKAGES:
+        return importlib.import_module(f"lorax.{name}")
+    raise AttributeError(f"module 'lorax' has no attribute '{name}'")

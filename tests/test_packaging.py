@@ -106,3 +106,12 @@ def test_wheel_holds_all_of_lorax(wheel):
     sources = {p.relative_to(ROOT).as_posix() for p in (ROOT / "lorax").rglob("*.py")}
     assert {name for name in wheel if name.endswith(".py")} == sources
     assert "lorax/py.typed" in wheel
+
+
+def test_packages_are_there_when_they_are_named():
+    code = (
+        "import sys, lorax; assert 'flax' not in sys.modules; "
+        "assert lorax.io.peft.load and lorax.io.pretrained.save and lorax.models.Llama; "
+        "assert not hasattr(lorax, 'bogus') and not hasattr(lorax.io, 'bogus')"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
