@@ -142,6 +142,8 @@ def entered(body, **kwargs):
     """A process that enters a `main` with this body, under `_cli.guarded`."""
     code = (
         "import atexit, os, signal, sys, time; from experiments import _cli\n"
+        # a job that a script put in the background starts with SIGINT ignored
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         f"def work():\n  {body}\n"
         "atexit.register(print, 'torn down', file=sys.stderr)\n"
         "_cli.enter(lambda: _cli.guarded(work))"
@@ -151,11 +153,21 @@ def entered(body, **kwargs):
     )
 
 
+def ended(process):
+    """What `process` wrote, once it has ended by itself."""
+    with process:
+        try:
+            return process.communicate(timeout=60)
+        except subprocess.TimeoutExpired:
+            process.kill()  # or it, and its pipes, would outlive the test
+            raise
+
+
 def test_an_interrupted_process_is_not_torn_down():
     process = entered("print('ready', flush=True); time.sleep(60)", stdout=subprocess.PIPE)
     assert process.stdout.readline() == "ready\n"
     process.send_signal(signal.SIGINT)
-    assert process.communicate(timeout=30) == ("", "interrupted\n")
+    assert ended(process) == ("", "interrupted\n")
     assert process.returncode == 130
 
 
@@ -165,7 +177,7 @@ def test_a_closed_pipe_is_left_in_silence(body):
     os.close(read)
     process = entered(body, stdout=write)
     os.close(write)
-    assert process.communicate(timeout=30) == (None, "torn down\n")
+    assert ended(process) == (None, "torn down\n")
     assert process.returncode == 141
 
 
@@ -173,7 +185,7 @@ def test_a_full_disk_is_one_line():
     with open("/dev/full", "w") as full:
         process = entered("print('x')", stdout=full)
     line = "error: No space left on device; check the path and the disk\n"
-    assert process.communicate(timeout=30) == (None, line + "torn down\n")
+    assert ended(process) == (None, line + "torn down\n")
     assert process.returncode == 1
 
 
@@ -181,7 +193,7 @@ def test_a_full_disk_is_one_line():
 def test_what_cannot_be_encoded_is_escaped(encoding):
     env = {**os.environ, "PYTHONIOENCODING": encoding}
     process = entered("print(chr(0x2016))", stdout=subprocess.PIPE, env=env)
-    assert process.communicate(timeout=30) == ("\\u2016\n", "torn down\n")
+    assert ended(process) == ("\\u2016\n", "torn down\n")
     assert process.returncode == 0
 
 
