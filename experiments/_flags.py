@@ -5,7 +5,6 @@ A mistake is one line on standard error and a non-zero exit code, as in `experim
 
 import argparse
 import contextlib
-import importlib.util
 import os
 import pathlib
 import re
@@ -114,6 +113,7 @@ def check_out(flags: argparse.Namespace, mark: str, *, safetensors: bool = False
     """
     from lorax.core.errors import LoraxError
     from lorax.io.atomic import check_free
+    from lorax.io.tensors import safetensors_for
 
     out = pathlib.Path(flags.out).resolve()
     for flag in ("model", "adapter"):
@@ -128,10 +128,8 @@ def check_out(flags: argparse.Namespace, mark: str, *, safetensors: bool = False
         raise LoraxError(
             f"cannot write into '{parent}', where --out lies: choose another directory"
         )
-    if safetensors and importlib.util.find_spec("safetensors") is None:
-        raise LoraxError(
-            f"writing '{flags.out}' needs the safetensors library: pip install 'lorax-flax[hf]'"
-        )
+    if safetensors:
+        safetensors_for(flags.out)
 
 
 def load_model(flags: argparse.Namespace) -> Any:

@@ -77,8 +77,7 @@ def combine(parts: Sequence[Part], *, rank: int | None = None, base: Any = None)
 def plain_leaves(adapter: LoRA, delta: Delta, base: Any = None) -> dict[str, LowRank]:
     """Every leaf of `delta` as factors and a scale alone: ΔW = scale · A B, no offset, no dropout.
 
-    Those of PiSSA and OLoRA, scale · ((A0 + A) (B0 + B) - A0 B0), become A' = [A, A0 + A] and
-    B' = [B0; B] of twice the rank.
+    Those of PiSSA and OLoRA become factors of twice the rank, see `plain`.
 
     Raises:
       LoraxError: the adapter starts from the base and `base` is None.
@@ -90,13 +89,23 @@ def plain_leaves(adapter: LoRA, delta: Delta, base: Any = None) -> dict[str, Low
         )
     found = {}
     for path, factors in delta.items():
-        if offsets is not None:
-            start = offsets[path]
-            new = Factors(start.A + factors.A, factors.B, factors.roles)
-            old = Factors(factors.A, start.B, factors.roles)
-            factors = _side_by_side(path, [old, new])
-        found[path] = LowRank(factors, adapter.scale_of(path))
+        leaf = LowRank(factors, adapter.scale_of(path), (offsets or {}).get(path))
+        found[path] = LowRank(plain(path, leaf), leaf.scale)
     return found
+
+
+def plain(path: str, leaf: LowRank) -> Factors:
+    """Factors whose product is the whole update of `leaf` but for its scale.
+
+    With an offset, (A0 + A) (B0 + B) - A0 B0, they are A' = [A, A0 + A] and B' = [B0; B]: zero for
+    a delta of zeros, however A0 and B0 were rounded.
+    """
+    factors, start = leaf.factors, leaf.offset
+    if start is None:
+        return factors
+    old = Factors(factors.A, start.B, factors.roles)
+    new = Factors(start.A + factors.A, factors.B, factors.roles)
+    return _side_by_side(path, [old, new])
 
 
 def truncate(factors: Factors, rank: int) -> tuple[Factors, jax.Array]:
@@ -135,9 +144,7 @@ def matrices(factors: Factors) -> tuple[jax.Array, jax.Array]:
     """A as (n, in, r) and B as (n, r, out), in float32 at least."""
     stacked = len(factors.roles.stack)
     wide = jnp.promote_types(factors.A.dtype, jnp.float32)
-    count = 1
-    for size in factors.A.shape[:stacked]:
-        count *= size
+    count = math.prod(factors.A.shape[:stacked])
     a = jnp.asarray(factors.A, wide).reshape(count, -1, factors.rank)
     return a, jnp.asarray(factors.B, wide).reshape(count, factors.rank, -1)
 

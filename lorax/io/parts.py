@@ -1,8 +1,7 @@
 """Which pairs and tensors is one of our deltas, module by module? The way out, to `pairs`' way in.
 
-PiSSA and OLoRA count A and B from A0 and B0, which the base decides; the update
-scale · ((B0 + B) (A0 + A) - B0 A0) is written as one of rank 2 r, [A0 + A; A0] and [B0 + B, -B0],
-which needs no change of the base.
+PiSSA and OLoRA count A and B from A0 and B0, which the base decides; their update is written as a
+plain one of rank 2 r (`lorax.adapters.combine.plain`), which needs no change of the base.
 """
 
 import math
@@ -12,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from lorax.adapters.bitfit import BitFit
+from lorax.adapters.combine import plain
 from lorax.adapters.full import Full
 from lorax.adapters.lora import LoRA
-from lorax.adapters.lora_init import DECOMPOSITIONS
 from lorax.core import paths
 from lorax.core.adapter import Adapter, Base, Chain, Delta, check_adapter, unprepared
 from lorax.core.errors import LoraxError
@@ -129,7 +128,7 @@ def _check_together(first: LoRA, other: LoRA) -> None:
 def _leaves(
     member: LoRA, delta: Delta, shapes: Mapping[str, Any], stored: Mapping[str, Any] | None
 ) -> dict[str, LowRank]:
-    if member.initializer in DECOMPOSITIONS and stored is None:
+    if member.starts_from_base and stored is None:
         raise LoraxError(
             f"initializer is {member.initializer!r}, whose A and B count from a decomposition of "
             "the base: expected base=, or a Pretrained as model; pass the base it was trained on"
@@ -141,7 +140,7 @@ def _pairs_of(
     path: str, leaf: LowRank, names: list[Tensor], member: LoRA, scaling: str
 ) -> dict[str, Pair]:
     """A pair for every module that the leaf serves."""
-    factors = _plain(path, leaf)
+    factors = _arrays(path, plain(path, leaf))
     _check_finite(path, factors[0], factors[1])
     rank = factors[0].shape[-1]
     if scaling == member.scaling:  # exactly as it was written
@@ -154,15 +153,6 @@ def _pairs_of(
         pair = Pair(a.T, b.T, alpha)
         pairs[tensor.module] = pair.turned if tensor.tied else pair
     return pairs
-
-
-def _plain(path: str, leaf: LowRank) -> tuple[np.ndarray, np.ndarray]:
-    """A (…, in, r) and B (…, r, out) of an update that starts from zero."""
-    sides = _arrays(path, leaf.factors)
-    if leaf.offset is None:
-        return sides
-    (a, b), (a0, b0) = sides, _arrays(path, leaf.offset)
-    return np.concatenate([a0 + a, a0], axis=-1), np.concatenate([b0 + b, -b0], axis=-2)
 
 
 def _arrays(path: str, factors: Factors) -> tuple[np.ndarray, np.ndarray]:
@@ -180,7 +170,7 @@ def _arrays(path: str, factors: Factors) -> tuple[np.ndarray, np.ndarray]:
 
 def _widening(member: LoRA) -> tuple[int, float]:
     """What rank and alpha are multiplied by so that the scale stays."""
-    if member.initializer not in DECOMPOSITIONS:
+    if not member.starts_from_base:
         return 1, 1.0
     return 2, math.sqrt(2) if member.scaling == "rslora" else 2.0
 

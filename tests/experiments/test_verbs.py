@@ -1,9 +1,9 @@
 """The verbs that need no config, on the golden fixtures: what they write, and what they say."""
 
 import argparse
-import importlib.util
 import json
 import pathlib
+import sys
 import time
 
 import jax
@@ -169,10 +169,8 @@ def test_out_is_checked_before_the_work(verb, tmp_path, capsys, monkeypatch):
 @pytest.mark.parametrize("verb", ["merge", "export_peft"])
 def test_a_missing_library_is_told_before_the_work(verb, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(pretrained, "load", None)
-    find = importlib.util.find_spec
-    monkeypatch.setattr(
-        importlib.util, "find_spec", lambda name, *a: None if name == "safetensors" else find(name)
-    )
+    for name in ("safetensors", "safetensors.numpy"):
+        monkeypatch.setitem(sys.modules, name, None)  # an import of it then fails
     line = fails(capsys, verb, f"--model={MODEL}", f"--adapter={PEFT}", f"--out={tmp_path / 'x'}")
     assert "safetensors" in line and "pip install" in line
 
