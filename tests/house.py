@@ -19,8 +19,12 @@ LAYERS: dict[str, tuple[set[str], set[str]]] = {
     "core": (set(), {"jax", "numpy"}),
     "adapters": ({"core"}, {"jax", "numpy"}),
     "models": (set(), {"flax", "jax", "numpy"}),
-    "data": (set(), {"grain", "numpy"}),
-    "train": ({"core"}, {"flax", "jax", "numpy", "optax", "rich"}),
+    "data": ({"core"}, {"datasets", "grain", "numpy"}),
+    "train": ({"core"}, {"flax", "jax", "numpy", "optax", "rich", "tensorboardX"}),
+    "evaluation": (
+        {"core", "data", "generation"},
+        {"jax", "lm_eval", "numpy", "sacrebleu", "sklearn"},
+    ),
     "io": (
         {"core", "adapters", "models"},
         {
