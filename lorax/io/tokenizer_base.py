@@ -96,9 +96,17 @@ class BaseTokenizer(abc.ABC):
 
 
 class ByteTokenizer(BaseTokenizer):
-    """UTF-8 bytes as ids: a vocabulary of 256 and no special ids."""
+    """UTF-8 bytes as ids: a vocabulary of 256 and no special ids.
 
-    vocab_size = 256
+    Args:
+      special: also have `bos` 256, `eos` 257 and `pad` 258, as a model of separate texts needs.
+    """
+
+    def __init__(self, special: bool = False):
+        self.vocab_size = 256
+        if special:
+            self.bos, self.eos, self.pad = 256, 257, 258
+            self.vocab_size, self.adds_bos = 259, True
 
     def _encode(self, text: str) -> list[int]:
         return list(text.encode("utf-8", "replace"))

@@ -5,7 +5,9 @@ The `tokenizers` library does the work. Which ids are special stands in `tokeniz
 """
 
 import json
+import os
 import pathlib
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from lorax.core.errors import LoraxError
@@ -48,6 +50,22 @@ class HFTokenizer(BaseTokenizer):
     def _decode(self, ids: list[int]) -> str:
         return self._inner.decode(ids, skip_special_tokens=True)
 
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """The ids of each text, as `encode` gives them without special ids, on all cores."""
+        clean = [text.encode("utf-8", "replace").decode("utf-8") for text in texts]
+        return [found.ids for found in self._inner.encode_batch(clean, add_special_tokens=False)]
+
+    def save(self, folder: str | os.PathLike[str]) -> None:
+        """Writes `tokenizer.json` and `tokenizer_config.json` into `folder`, which exists."""
+        place = pathlib.Path(folder)
+        self._inner.save(str(place / "tokenizer.json"))
+        names = {f"{n}_token": self._token(getattr(self, n)) for n in SPECIAL}
+        table = {"add_bos_token": self.adds_bos} | {k: v for k, v in names.items() if v}
+        (place / "tokenizer_config.json").write_text(json.dumps(table, indent=2) + "\n", "utf-8")
+
+    def _token(self, number: int | None) -> str | None:
+        return None if number is None else self._inner.id_to_token(number)
+
 
 def read_tokenizer_json(file: pathlib.Path) -> HFTokenizer:
     """The tokenizer in a `tokenizer.json`; special ids from the files beside it.
@@ -55,7 +73,7 @@ def read_tokenizer_json(file: pathlib.Path) -> HFTokenizer:
     Raises:
       LoraxError: the library is not installed, or a file is damaged; the message names it.
     """
-    library = _library(file)
+    library = tokenizers_for(f"reading '{file}'")
     text = _read(file)
     try:
         inner = library.Tokenizer.from_str(text)
@@ -75,7 +93,7 @@ def read_byte_bpe(vocabulary: pathlib.Path, merges: pathlib.Path) -> HFTokenizer
       LoraxError: the library is not installed, a file is damaged, or the vocabulary is of another
         kind.
     """
-    library = _library(vocabulary)
+    library = tokenizers_for(f"reading '{vocabulary}'")
     pieces, pairs = _vocabulary(vocabulary), _merges(merges)
     alphabet = library.pre_tokenizers.ByteLevel.alphabet()
     missing = sorted(set(alphabet) - set(pieces))
@@ -97,12 +115,13 @@ def read_byte_bpe(vocabulary: pathlib.Path, merges: pathlib.Path) -> HFTokenizer
     return HFTokenizer(inner, special, settings.get("add_bos_token", adds_bos) is True)
 
 
-def _library(file: pathlib.Path) -> Any:
+def tokenizers_for(work: str) -> Any:
+    """The tokenizers library; LoraxError with how to install it where `work` needs it in vain."""
     try:
         import tokenizers
     except ImportError:
         raise LoraxError(
-            f"reading '{file}' needs the tokenizers library: pip install 'lorax-flax[hf]'"
+            f"{work} needs the tokenizers library: pip install 'lorax-flax[hf]'"
         ) from None
     return tokenizers
 

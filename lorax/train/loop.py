@@ -9,15 +9,16 @@ import dataclasses
 import math
 import statistics
 import time
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, TextIO
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, NamedTuple, TextIO
 
 import jax
 
 from lorax.core.errors import LoraxError, LoraxTypeError
-from lorax.train.metrics import MetricsWriter
+from lorax.train.metrics import Writer
 from lorax.train.progress import progress
 from lorax.train.step import Base, State, Step
+from lorax.train.stop import Stop, Stopped
 
 LAG = 2
 """Steps in flight behind the newest."""
@@ -25,7 +26,28 @@ LAG = 2
 WATCHED = ("loss", "l2_grads")
 """Metrics that must be finite in every step."""
 
-Evaluate = Callable[[State], Mapping[str, Any]]
+RECENT = 100
+"""Steps whose median is the time of a step, in the records."""
+
+Numbers = Mapping[str, Any]
+Evaluate = Callable[[State], Numbers]
+
+
+class Moment(NamedTuple):
+    """When a state is saved.
+
+    Attributes:
+      step: updates made.
+      numbers: of this step's evaluation; None where none was made.
+      pending: whether an evaluation is due at this step that was not made.
+    """
+
+    step: int
+    numbers: Numbers | None
+    pending: bool
+
+
+Save = Callable[[State, Moment], None]
 
 
 class NotFinite(LoraxError):
@@ -37,10 +59,12 @@ class Plan:
     """How long to train and what to report.
 
     Attributes:
-      steps: updates to make.
+      steps: updates of the whole run, those before a resumption included.
       label: of the progress display and of every record, as `run`.
       log_every: steps between records of the training metrics; the last step has one too.
       eval_every: steps between evaluations, 0 for none but the last.
+      save_every: steps between calls of `save`, 0 for none but the last; each evaluation has one.
+      pending: whether the evaluation of the state that training begins with is still to be made.
       stream: of the progress display; None means standard error.
     """
 
@@ -48,6 +72,8 @@ class Plan:
     label: str = "train"
     log_every: int = 10
     eval_every: int = 0
+    save_every: int = 0
+    pending: bool = False
     stream: TextIO | None = None
 
     def __post_init__(self) -> None:
@@ -62,14 +88,17 @@ class Outcome:
 
     Attributes:
       state: after the last step.
-      metrics: of the last step, on the host.
+      metrics: of the last step, on the host; empty if no step was left to make.
       seconds_per_step: the median time from one finished step to the next, compilation and
         evaluation excluded; NaN below 3 steps.
+      wait_share: of the time of training, the share in which the next batch was waited for,
+        compilation and evaluation excluded; NaN below 3 steps.
     """
 
     state: State
     metrics: dict[str, float]
     seconds_per_step: float
+    wait_share: float
 
 
 def train(
@@ -79,47 +108,78 @@ def train(
     batches: Iterable[Any],
     plan: Plan,
     *,
-    writer: MetricsWriter | None = None,
+    writer: Writer | None = None,
     evaluate: Evaluate | None = None,
+    save: Save | None = None,
+    stop: Stop | None = None,
 ) -> Outcome:
-    """`plan.steps` updates of `state`, which is donated.
+    """Updates of `state`, which is donated, until it has been through `plan.steps` of them.
 
     Args:
       step: from `make_step`.
-      state: before the first step.
+      state: before the first step, or as it was saved: training goes on from `state.step`.
       base: the frozen parameters, arguments of every step.
-      batches: at least `plan.steps` of them.
+      batches: one for each step that is left.
       plan: length and reports.
       writer: gets a record `{run, step, kind: "train", loss, ...}` every `log_every` steps and one
         with kind "eval" and the numbers of `evaluate` at every evaluation.
       evaluate: from a state to numbers; it must not keep the state's arrays.
+      save: called with the state between steps, when everything up to it is in the records; it
+        must have copied the arrays when it returns.
+      stop: asked after every step; when it says so the state is saved and `Stopped` raised.
+        `evaluate` may raise `Stopped` too.
 
     Raises:
       NotFinite: a loss or gradient norm that is not a finite number, naming the step. Records
         written until then stay, and one more tells of that step.
+      Stopped: `stop` asked for it; the state was saved.
       LoraxError: the batches ran out, or the metrics cannot be written.
       LoraxTypeError: `state` is no `State`, or `plan` no `Plan`.
     """
     _check_types(state, plan)
     run = _Run(plan, writer)
-    source = iter(batches)
+    source, start = iter(batches), int(state.step)
+    if plan.pending and evaluate is not None:
+        _pause(run, state, start, evaluate, save, stop)
     with progress(plan.label, plan.steps, plan.stream) as report:
-        for number in range(1, plan.steps + 1):
-            batch = next(source, None)
-            if batch is None:
-                raise LoraxError(
-                    f"batches ran out after {number - 1} of {plan.steps} steps: lower steps, or "
-                    "give batches that repeat"
-                )
+        for number in range(start + 1, plan.steps + 1):
+            batch = run.next(source, number)
             state, metrics = step(state, base, batch)
             run.started(number, metrics)
             report(number, run.text)
-            if evaluate is not None and _due(number, plan.eval_every, plan.steps):
-                run.settle()
-                run.evaluated(number, evaluate(state))
+            due = evaluate if _due(number, plan.eval_every, plan.steps) else None
+            asked = stop is not None and stop.requested()
+            if asked or due or _due(number, plan.save_every, plan.steps):
+                _pause(run, state, number, due, save, stop)
         run.settle()
         report(plan.steps, run.text)
-    return Outcome(state, run.last, run.seconds_per_step())
+    return Outcome(state, run.last, run.seconds_per_step(), run.wait_share())
+
+
+def _pause(
+    run: "_Run",
+    state: State,
+    number: int,
+    evaluate: Evaluate | None,
+    save: Save | None,
+    stop: Stop | None,
+) -> None:
+    """Between two steps: what is under way ends, then evaluation, save, and the end if asked."""
+    run.settle()
+    numbers, stopped = None, None
+    try:
+        if stop is not None:
+            stop.check(f"after step {number}")
+        if evaluate is not None:
+            numbers = evaluate(state)
+            run.evaluated(number, numbers)
+    except Stopped as reason:
+        stopped = Stopped(reason.signum, f"after step {number}")
+    if save is not None:
+        save(state, Moment(number, numbers, evaluate is not None and numbers is None))
+    run.rest()
+    if stopped is not None:
+        raise stopped
 
 
 def _check_types(state: Any, plan: Any) -> None:
@@ -137,12 +197,26 @@ def _check_types(state: Any, plan: Any) -> None:
 class _Run:
     """The steps in flight, and what is known of those that have finished."""
 
-    def __init__(self, plan: Plan, writer: MetricsWriter | None):
+    def __init__(self, plan: Plan, writer: Writer | None):
         self.plan, self.writer = plan, writer
         self.pending: collections.deque[tuple[int, Any]] = collections.deque()
         self.text, self.last = "", dict[str, float]()
         self.times: list[float] = []
+        self.waits: list[float] = []
+        self.waited = 0.0
         self.finished: float | None = None  # when the last step did; None after a pause
+
+    def next(self, source: Iterator[Any], number: int) -> Any:
+        """The next batch; how long it took to come is kept."""
+        begun = time.perf_counter()
+        batch = next(source, None)
+        if batch is None:
+            raise LoraxError(
+                f"batches ran out after {number - 1} of {self.plan.steps} steps: lower steps, or "
+                "give batches that repeat"
+            )
+        self.waited += time.perf_counter() - begun
+        return batch
 
     def started(self, number: int, metrics: Any) -> None:
         self.pending.append((number, metrics))
@@ -154,12 +228,18 @@ class _Run:
         while self.pending:
             self._finish()
 
-    def evaluated(self, number: int, numbers: Mapping[str, Any]) -> None:
-        self._write(number, "eval", numbers)
+    def rest(self) -> None:
+        """What comes before the next step is no part of its time."""
         self.finished = None
 
-    def seconds_per_step(self) -> float:
-        return statistics.median(self.times) if self.times else math.nan
+    def evaluated(self, number: int, numbers: Numbers) -> None:
+        self._write(number, "eval", numbers)
+
+    def seconds_per_step(self, recent: int = 0) -> float:
+        return statistics.median(self.times[-recent:]) if self.times else math.nan
+
+    def wait_share(self) -> float:
+        return sum(self.waits) / sum(self.times) if self.times else math.nan
 
     def _finish(self) -> None:
         number, metrics = self.pending.popleft()
@@ -168,17 +248,18 @@ class _Run:
         now = time.perf_counter()
         if self.finished is not None:
             self.times.append(now - self.finished)
-        self.finished = now
+            self.waits.append(self.waited)
+        self.finished, self.waited = now, 0.0
         bad = [name for name, value in watched.items() if not math.isfinite(value)]
         if bad or _due(number, self.plan.log_every, self.plan.steps):
             self.last = {name: float(value) for name, value in jax.device_get(metrics).items()}
-            extra = {} if not self.times else {"step_time_sec": self.seconds_per_step()}
+            extra = {} if not self.times else {"step_time_sec": self.seconds_per_step(RECENT)}
             self._write(number, "train", self.last | extra)
         if bad:
             raise NotFinite(_diagnosis(self.plan.label, number, watched))
         self.text = f"loss {float(watched['loss']):.3f}"
 
-    def _write(self, number: int, kind: str, numbers: Mapping[str, Any]) -> None:
+    def _write(self, number: int, kind: str, numbers: Numbers) -> None:
         if self.writer is not None:
             self.writer.write(run=self.plan.label, step=number, kind=kind, **numbers)
 

@@ -5,11 +5,18 @@ import math
 import os
 import pathlib
 from collections.abc import Mapping
-from typing import IO, Any
+from typing import IO, Any, Protocol
 
 import jax
 
 from lorax.core.errors import LoraxError
+
+
+class Writer(Protocol):
+    """Whatever takes records."""
+
+    def write(self, **record: Any) -> None:
+        """One record; values are JSON values or arrays."""
 
 
 class MetricsWriter:
@@ -20,17 +27,19 @@ class MetricsWriter:
 
     Args:
       path: of the file; its folder exists.
+      offset: bytes of the file to keep, as `sync` told when a checkpoint was saved: what was
+        written after it will come again. None keeps all.
 
     Raises:
-      LoraxError: the file cannot be written.
+      LoraxError: the file cannot be written, or is shorter than `offset`.
     """
 
-    def __init__(self, path: str | os.PathLike[str]):
+    def __init__(self, path: str | os.PathLike[str], offset: int | None = None):
         self.path = pathlib.Path(path)
         self._file: IO[str] | None = None
         if jax.process_index() == 0:
             try:
-                _drop_torn_line(self.path)
+                _cut(self.path, offset)
                 self._file = open(self.path, "a", encoding="utf-8")
             except OSError as error:
                 raise _unwritable(self.path, error) from None
@@ -50,6 +59,20 @@ class MetricsWriter:
             self._file.flush()
         except OSError as error:
             raise _unwritable(self.path, error) from None
+
+    def sync(self) -> int:
+        """Puts all records on the disk itself; the bytes of the file, 0 outside process 0.
+
+        Raises:
+          LoraxError: the disk refuses.
+        """
+        if self._file is None:
+            return 0
+        try:
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            raise _unwritable(self.path, error) from None
+        return self._file.tell()
 
     def close(self) -> None:
         """Ends writing; more than once is harmless."""
@@ -94,13 +117,20 @@ def read_metrics(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
     return records
 
 
-def _drop_torn_line(path: pathlib.Path) -> None:
-    if not path.exists():
+def _cut(path: pathlib.Path, offset: int | None) -> None:
+    """Removes what stands after `offset`, and a torn last line."""
+    size = path.stat().st_size if path.exists() else 0
+    if offset is not None and size < offset:
+        raise LoraxError(
+            f"'{path}' has {size} bytes where a checkpoint knows of {offset}: it was changed after "
+            "the run; choose another --workdir"
+        )
+    if not size:
         return
     with open(path, "rb+") as file:
-        text = file.read()
+        text = file.read(size if offset is None else offset)
         whole = text.rfind(b"\n") + 1
-        if whole < len(text):
+        if whole < size:
             file.truncate(whole)
 
 

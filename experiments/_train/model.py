@@ -1,0 +1,176 @@
+"""Which model does a config mean? A pretrained one, or a fresh one of a family and a size."""
+
+import dataclasses
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+import lorax.models
+from lorax.core.errors import LoraxError, check_choice
+from lorax.data import source
+from lorax.io import pretrained
+from lorax.io.assemble import with_fields
+from lorax.io.tokenizer import ByteTokenizer, Tokenizer, load_tokenizer
+from lorax.io.tokenizer_learn import learn_bpe
+from lorax.models.config import TransformerConfig
+
+TRANSFORMERS = {
+    "llama": (lorax.models.Llama, lorax.models.LlamaConfig),
+    "gpt2": (lorax.models.GPT2, lorax.models.GPT2Config),
+    "roberta": (lorax.models.Roberta, lorax.models.RobertaConfig),
+}
+IMAGES = {"mlp": lorax.models.MLP, "lenet": lorax.models.LeNet}
+FAMILIES = (*TRANSFORMERS, *IMAGES)
+
+Texts = Callable[[], Iterable[str]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Subject:
+    """What is adapted.
+
+    Attributes:
+      model: a Linen module that has never heard of adapters.
+      base: its parameters; shapes and dtypes alone until `drawn` for a fresh model.
+      tokenizer: None for images.
+      loaded: the pretrained model as it was read; None for a fresh one.
+    """
+
+    model: nn.Module
+    base: Any = dataclasses.field(repr=False)
+    tokenizer: Tokenizer | None = None
+    loaded: pretrained.Pretrained | None = dataclasses.field(default=None, repr=False)
+
+    @property
+    def max_length(self) -> int | None:
+        """Tokens that a row may have; None for images."""
+        return getattr(getattr(self.model, "config", None), "max_length", None)
+
+
+def make_tokenizer(part: Any, texts: Texts) -> Tokenizer | None:
+    """The tokenizer that `config.model` names; None where it is left to the pretrained model.
+
+    Args:
+      part: `config.model`.
+      texts: gives what a tokenizer is learnt from.
+
+    Raises:
+      LoraxError: no such file, or a number of pieces that cannot be.
+    """
+    name = part.tokenizer
+    if not name:
+        return None
+    if name in ("bytes", "bytes:special"):
+        return ByteTokenizer(special=name != "bytes")
+    if name.startswith("bpe:"):
+        pieces = name.removeprefix("bpe:")
+        if not pieces.isdecimal():
+            raise LoraxError(f"config.model.tokenizer is '{name}': expected bpe:N, bpe:1024 say")
+        return learn_bpe(texts(), int(pieces))
+    found = load_tokenizer(source.find(name))
+    if found is None:
+        raise LoraxError(f"config.model.tokenizer='{name}' holds no tokenizer: check the path")
+    return found
+
+
+def make_subject(
+    config: Any, tokenizer: Tokenizer | None, example: Any, labels: int | None
+) -> Subject:
+    """The model that `config.model` describes; a fresh one is not drawn yet.
+
+    Args:
+      config: of the run.
+      tokenizer: in place of the one beside a pretrained model.
+      example: inputs of the model, or their shapes.
+      labels: classes to tell apart, 1 for regression, None for a language model.
+
+    Raises:
+      LoraxError: fields that make no model, or a file that cannot be read.
+    """
+    part = config.model
+    if part.source:
+        return _pretrained(config, tokenizer, labels)
+    model = _fresh(part, tokenizer, labels)
+    try:
+        base = jax.eval_shape(model.init, jax.random.key(0), example)
+    except ValueError as error:
+        raise LoraxError(f"config.model and config.data do not fit: {error}") from None
+    return Subject(model, base, tokenizer)
+
+
+def drawn(subject: Subject, config: Any, example: Any) -> Subject:
+    """`subject` with the weights of a fresh model drawn; a pretrained one is as it was."""
+    if subject.loaded is not None:
+        return subject
+    example = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), example)
+    base = jax.jit(subject.model.init)(jax.random.key(config.seed.base), example)
+    return dataclasses.replace(subject, base=base)
+
+
+def _pretrained(config: Any, tokenizer: Tokenizer | None, labels: int | None) -> Subject:
+    part = config.model
+    options: dict[str, Any] = {"scan": part.scan, "remat": part.remat}
+    if labels is not None:
+        options |= {"head": "classification", "labels": labels}
+        options["key"] = jax.random.key(config.seed.base)
+    loaded = pretrained.load(
+        source.find_or_name(part.source),
+        dtype=part.param_dtype or None,
+        revision=part.revision or None,
+        dropout=part.dropout or None,
+        **options,
+    )
+    tokenizer = tokenizer or loaded.tokenizer
+    if tokenizer is None:
+        raise LoraxError(
+            f"'{part.source}' has no tokenizer beside it: put its files there, or name one in "
+            "config.model.tokenizer"
+        )
+    model = with_fields(loaded.model, dtype=part.dtype)
+    return Subject(model, loaded.base, tokenizer, loaded)
+
+
+def _fresh(part: Any, tokenizer: Tokenizer | None, labels: int | None) -> nn.Module:
+    check_choice("config.model.family", part.family, FAMILIES)
+    fields = part.fields.to_dict()
+    try:
+        if part.family in IMAGES:
+            return _image_model(part.family, fields, labels)
+        return _transformer(part, fields, tokenizer, labels)
+    except (ValueError, TypeError) as error:
+        raise LoraxError(f"config.model makes no model: {error}") from None
+
+
+def _image_model(family: str, fields: dict[str, Any], labels: int | None) -> nn.Module:
+    if family == "mlp":
+        return lorax.models.MLP((*fields.pop("hidden", (200, 200)), labels or 10), **fields)
+    return lorax.models.LeNet(classes=labels or 10, **fields)
+
+
+def _transformer(
+    part: Any, fields: dict[str, Any], tokenizer: Tokenizer | None, labels: int | None
+) -> nn.Module:
+    module, kind = TRANSFORMERS[part.family]
+    fields |= {"dtype": part.dtype, "param_dtype": part.param_dtype or "float32"}
+    fields |= {name: True for name in ("scan", "remat") if part[name]}
+    if part.dropout:
+        fields["dropout"] = part.dropout
+    if labels is not None and part.family == "roberta":
+        fields |= {"head": "classification", "labels": labels}
+    if tokenizer is not None:
+        fields.setdefault("vocab_size", tokenizer.vocab_size)
+        if part.family == "roberta" and tokenizer.pad is not None:
+            fields.setdefault("pad_id", tokenizer.pad)
+    if not part.preset:
+        return module(kind(**fields))
+    preset = getattr(lorax.models, part.preset, None)
+    if not isinstance(preset, kind):
+        sizes = [n for n, x in vars(lorax.models).items() if isinstance(x, TransformerConfig)]
+        raise LoraxError(
+            f"config.model.preset is '{part.preset}': expected a size of {part.family}, one of "
+            f"{', '.join(n for n in sizes if isinstance(getattr(lorax.models, n), kind))}"
+        )
+    return module(dataclasses.replace(preset, **fields))

@@ -1,0 +1,80 @@
+"""How does a run end early, on SIGTERM or SIGINT? Between two steps, after a save.
+
+with catch() as stop:
+    stop.check()                  # anywhere outside the loop: raises at once
+    with stop.deferred():         # a signal is only noted now, and the loop asks for it
+        ...
+"""
+
+import contextlib
+import signal
+import threading
+from collections.abc import Iterator
+from types import FrameType
+
+CAUGHT = (signal.SIGTERM, signal.SIGINT)
+
+
+class Stopped(Exception):
+    """The process was asked to end.
+
+    Attributes:
+      signum: of the signal; the exit code of the process is 128 more.
+    """
+
+    def __init__(self, signum: int, where: str = "before the first step"):
+        self.signum = signum
+        super().__init__(f"stopped by {signal.Signals(signum).name} {where}")
+
+
+class Stop:
+    """Whether the process was asked to end, and by which signal."""
+
+    def __init__(self) -> None:
+        self.signum: int | None = None
+        self._deferred = False
+
+    def requested(self) -> bool:
+        """Whether a signal came."""
+        return self.signum is not None
+
+    def check(self, where: str = "before the first step") -> None:
+        """Raises `Stopped` if a signal came; to be called between pieces of long work."""
+        if self.signum is not None:
+            raise Stopped(self.signum, where)
+
+    @contextlib.contextmanager
+    def deferred(self) -> Iterator[None]:
+        """A context in which a signal is noted, and whoever is inside asks for it."""
+        self.check()
+        self._deferred = True
+        try:
+            yield
+        finally:
+            self._deferred = False
+
+    def _note(self, signum: int, frame: FrameType | None) -> None:
+        again = self.signum is not None
+        self.signum = signum
+        if again or not self._deferred:  # a second signal does not wait for a save
+            raise Stopped(signum)
+
+
+@contextlib.contextmanager
+def catch() -> Iterator[Stop]:
+    """A context that turns SIGTERM and SIGINT into a `Stop`, and puts the old handlers back.
+
+    Outside the main thread, where Python allows no handlers, the `Stop` never asks for an end.
+    """
+    stop = Stop()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    # a signal that is ignored, as SIGINT is in background jobs of a shell, stays so
+    caught = [s for s in CAUGHT if signal.getsignal(s) is not signal.SIG_IGN]
+    before = {signum: signal.signal(signum, stop._note) for signum in caught}
+    try:
+        yield stop
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
