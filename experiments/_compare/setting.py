@@ -8,9 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import _sources
 from lorax.core.errors import LoraxError
-from lorax.data import python_text, tokens
+from lorax.data import python_text, source, tokens
 from lorax.data.batch import Batch
 from lorax.io import pretrained
 from lorax.io.tokenizer import ByteTokenizer, Tokenizer
@@ -84,7 +83,7 @@ def _model(config: Any) -> tuple[Callable[..., Any], Any, Tokenizer]:
         model, example = Llama(TOY), np.zeros((1, 4), np.int32)
         base = jax.jit(model.init)(jax.random.key(config.seed.init), example)
         return model.apply, base, ByteTokenizer()
-    loaded = pretrained.load(_sources.find(config.base))
+    loaded = pretrained.load(source.find(config.base))
     if loaded.tokenizer is None:
         raise LoraxError(f"'{config.base}' has no tokenizer beside it: put its files there")
     return loaded.model.apply, loaded.base, loaded.tokenizer
@@ -92,7 +91,7 @@ def _model(config: Any) -> tuple[Callable[..., Any], Any, Tokenizer]:
 
 def _text(name: str) -> str:
     if name != TOY_NAME:
-        return _sources.read_text(name)
+        return source.read_text(name)
     documents = python_text.english()
     return documents[min(documents)].decode("utf-8", "replace")[:TOY_CHARACTERS]
 

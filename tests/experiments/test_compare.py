@@ -1,16 +1,13 @@
 """The comparison of methods from end to end on a toy, and its report."""
 
-import lzma
-
 import pytest
 
-from experiments import _sources, compare
+from experiments import compare
 from experiments._compare import study
-from lorax.core.errors import LoraxError
 from lorax.io.checkpoint import load_adapter
 from lorax.train.metrics import MetricsWriter, read_metrics
 
-SMOKE = "--config=configs/stories260k_shakespeare.py:smoke"
+SMOKE = "--config=configs/stories260k_compare.py:smoke"
 
 
 @pytest.fixture(scope="module")
@@ -61,13 +58,3 @@ def test_missing_data_is_one_line(tmp_path, capsys, monkeypatch):
     error = capsys.readouterr().err
     assert code == 1 and "'nowhere.txt' is not in" in error and "LORAX_DATA" in error
     assert not (tmp_path / "run").exists()
-
-
-def test_sources_are_paths_or_names_in_the_data_folder(tmp_path, monkeypatch):
-    (tmp_path / "a.txt.xz").write_bytes(lzma.compress("Ω text".encode()))
-    monkeypatch.setenv("LORAX_DATA", str(tmp_path))
-    assert _sources.read_text("a.txt.xz") == "Ω text"
-    assert _sources.find(str(tmp_path / "a.txt.xz")) == tmp_path / "a.txt.xz"
-    (tmp_path / "b.xz").write_bytes(b"no archive")
-    with pytest.raises(LoraxError, match="cannot read"):
-        _sources.read_text("b.xz")
