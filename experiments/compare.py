@@ -9,7 +9,7 @@ text.
 
 from experiments import _cli, _memory
 
-CONFIG = "configs/stories260k_shakespeare.py"
+CONFIG = "configs/stories260k_compare.py"
 
 
 def verb(call: _cli.Call) -> None:

@@ -10,7 +10,7 @@ and what it cost. Nothing is downloaded.
 
 from experiments import _cli, _memory
 
-CONFIG = "configs/quickstart.py"
+CONFIG = "configs/quickstart_compare.py"
 
 
 def verb(call: _cli.Call) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import lorax
-from configs.quickstart import get_config
+from configs.quickstart_compare import get_config
 from experiments import quickstart
 from experiments._quickstart import table
 from experiments.figures import curves
@@ -15,7 +15,7 @@ from lorax.io.checkpoint import load_adapter
 from lorax.models import BYTE_1M, Llama, LlamaConfig
 from lorax.train.metrics import read_metrics
 
-SMOKE = "--config=configs/quickstart.py:smoke"
+SMOKE = "--config=configs/quickstart_compare.py:smoke"
 
 
 @pytest.fixture(scope="module")
@@ -136,7 +136,8 @@ def test_a_config_that_cannot_be_is_one_line_and_no_workdir(capsys, tmp_path, ov
 
 
 def test_unknown_config_argument(capsys, tmp_path):
-    line = fails(capsys, "--config=configs/quickstart.py:big", f"--workdir={tmp_path / 'run'}")
+    page = SMOKE.replace("smoke", "big")
+    line = fails(capsys, page, f"--workdir={tmp_path / 'run'}")
     assert "'big' is unknown" in line
 
 

@@ -2,7 +2,7 @@
 
     make quickstart
     python -m experiments.quickstart --workdir=runs/quickstart
-    python -m experiments.quickstart --config=configs/quickstart.py:smoke --workdir=/tmp/smoke
+    python -m experiments.quickstart --config=configs/quickstart_compare.py:smoke --workdir=runs/s
 
 Cost: 3.0 minutes on two idle cores, compilation included; 3.7 to 4.8 with other work running. 9 MB
 of disk. Smoke: half a minute.

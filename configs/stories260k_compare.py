@@ -1,6 +1,6 @@
 """stories260K, a language model of children's stories, adapted to Shakespeare: LoRA against full.
 
-    LORAX_DATA=... python -m experiments.compare --config=configs/stories260k_shakespeare.py \
+    LORAX_DATA=... python -m experiments.compare --config=configs/stories260k_compare.py \
         --workdir=runs/shakespeare
 
 Cost: 14 runs of 400 steps, about a quarter of an hour on two CPU cores. Expected, in nats a token
