@@ -11,11 +11,12 @@ import os
 import pathlib
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple, NoReturn
 
-USAGE, FAILURE, INTERRUPTED, CLOSED = 2, 1, 130, 141
-"""Exit codes; the last two are those of a process that SIGINT or SIGPIPE ended."""
+USAGE, FAILURE, SIGNALLED, INTERRUPTED, CLOSED = 2, 1, 128, 130, 141
+"""Exit codes; above 128 those of a process that a signal ended, as SIGINT or SIGPIPE."""
 
 _USER_ERRNO = {
     errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOENT,
@@ -27,6 +28,23 @@ class UsageError(Exception):
     """A command line that cannot be understood; the message is one line with the cure."""
 
 
+class Ended(Exception):
+    """Work that a signal ended, in good order; its message says how to go on, and `code` is that
+    of a process which the signal ended."""
+
+    def __init__(self, message: str, code: int):
+        self.code = code
+        super().__init__(message)
+
+
+class Flag(NamedTuple):
+    """A flag of one verb beside --config and --workdir: a switch, or one that takes a text."""
+
+    name: str
+    default: bool | str
+    help: str
+
+
 class Call(NamedTuple):
     """What the user asked for: the resolved config, what of it was overridden, and where to."""
 
@@ -34,6 +52,7 @@ class Call(NamedTuple):
     overrides: dict[str, Any]
     workdir: pathlib.Path
     config_name: str
+    flags: Mapping[str, bool | str] = MappingProxyType({})
 
 
 def enter(main: Callable[[], int]) -> NoReturn:
@@ -56,14 +75,19 @@ def enter(main: Callable[[], int]) -> NoReturn:
             # or Python flushes once more at its end, and complains
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
             code = code or CLOSED
-    if code == INTERRUPTED:
+    if code > SIGNALLED and code != CLOSED:
         # JAX, torn down amid a compilation, waits for its end and then crashes
         os._exit(code)
     sys.exit(code)
 
 
 def run(
-    verb: Callable[[Call], None], doc: str, *, config: str, argv: Sequence[str] | None = None
+    verb: Callable[[Call], None],
+    doc: str,
+    *,
+    config: str,
+    argv: Sequence[str] | None = None,
+    flags: Sequence[Flag] = (),
 ) -> int:
     """Parses the command line, runs `verb`, and returns the exit code.
 
@@ -72,11 +96,12 @@ def run(
       doc: shown by --help.
       config: the default of --config, `path/to/file.py` or `path/to/file.py:argument`.
       argv: arguments without the program's name; None means the process's own.
+      flags: of this verb alone; with a switch `dry_run`, that one needs no --workdir.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     if any(re.fullmatch(r"--?(h|help|helpshort|helpfull)", arg) for arg in argv):
-        return guarded(lambda: print(_help(doc, config)))
-    return guarded(lambda: verb(parse(argv, config)))
+        return guarded(lambda: print(_help(doc, config, flags)))
+    return guarded(lambda: verb(parse(argv, config, flags)))
 
 
 def guarded(action: Callable[[], None], wording: Callable[[str], str] = str) -> int:
@@ -95,6 +120,9 @@ def guarded(action: Callable[[], None], wording: Callable[[str], str] = str) -> 
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return INTERRUPTED
+    except Ended as error:
+        print(error, file=sys.stderr)
+        return error.code
     except BrokenPipeError:
         return CLOSED
     except OSError as error:
@@ -111,7 +139,7 @@ def guarded(action: Callable[[], None], wording: Callable[[str], str] = str) -> 
     return 0
 
 
-def parse(argv: Sequence[str], default: str) -> Call:
+def parse(argv: Sequence[str], default: str, own: Sequence[Flag] = ()) -> Call:
     """The config file with its overrides applied, and the workdir.
 
     Raises:
@@ -121,10 +149,7 @@ def parse(argv: Sequence[str], default: str) -> Call:
     from ml_collections import config_flags
 
     name, rest = _take(argv, "config", default)
-    for arg in rest:
-        if not re.match(r"--?(no)?config\.", arg) and not re.match(r"--?workdir(=|$)", arg):
-            if arg.startswith("-"):
-                raise UsageError(_unknown_flag(arg))
+    _check_flags(rest, own)
     config = load_config(name)
     for arg in rest:
         _check_field(config, arg)
@@ -132,16 +157,32 @@ def parse(argv: Sequence[str], default: str) -> Call:
     argv = ["verb", *rest]
     config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=argv)
     flags.DEFINE_string("workdir", None, "where results go", flag_values=values)
+    for flag in own:
+        define = flags.DEFINE_boolean if isinstance(flag.default, bool) else flags.DEFINE_string
+        define(flag.name, flag.default, flag.help, flag_values=values)
     try:
         left = values(argv)[1:]
     except (flags.Error, ValueError, TypeError) as error:
         raise UsageError(_first_line(error)) from None
     if left:
         raise UsageError(f"unexpected argument '{left[0]}': flags are written --name=value")
-    if not values.workdir or values.workdir.startswith("--"):
+    chosen = {flag.name: values[flag.name].value for flag in own}
+    if not chosen.get("dry_run") and (not values.workdir or values.workdir.startswith("--")):
         raise UsageError("--workdir is missing: say where results go, --workdir=runs/my-run")
-    overrides = config_flags.get_override_values(values["config"])
-    return Call(values.config, dict(overrides), pathlib.Path(values.workdir).absolute(), name)
+    overrides = dict(config_flags.get_override_values(values["config"]))
+    workdir = pathlib.Path(values.workdir or ".").absolute()
+    return Call(values.config, overrides, workdir, name, chosen)
+
+
+def _check_flags(rest: Sequence[str], own: Sequence[Flag]) -> None:
+    names = ["workdir", *(flag.name for flag in own)]
+    switches = [f"no{flag.name}" for flag in own if isinstance(flag.default, bool)]
+    for arg in rest:
+        known = re.match(r"--?(no)?config\.", arg) or (
+            arg.startswith("-") and arg.lstrip("-").partition("=")[0] in [*names, *switches]
+        )
+        if arg.startswith("-") and not known:
+            raise UsageError(_unknown_flag(arg, ["config", "help", *names]))
 
 
 def load_config(name: str) -> Any:
@@ -167,7 +208,20 @@ def load_config(name: str) -> Any:
     spec.loader.exec_module(module)
     if not hasattr(module, "get_config"):
         raise UsageError(f"config file '{path}' has no get_config(arg): see configs/quickstart.py")
-    return module.get_config(argument)
+    config = module.get_config(argument)
+    for field in _lists(config, "config"):
+        raise UsageError(
+            f"{field} in '{path}' is a list, which no flag can override: write a tuple, (...,)"
+        )
+    return config
+
+
+def _lists(node: Any, name: str) -> Iterator[str]:
+    for field, value in node.items():
+        if isinstance(value, list):
+            yield f"{name}.{field}"
+        elif hasattr(value, "to_dict"):
+            yield from _lists(value, f"{name}.{field}")
 
 
 def _take(argv: Sequence[str], flag: str, default: str) -> tuple[str, list[str]]:
@@ -200,9 +254,9 @@ def _check_field(config: Any, arg: str) -> None:
         node, walked = node[part], f"{walked}.{part}"
 
 
-def _unknown_flag(arg: str) -> str:
+def _unknown_flag(arg: str, known: Sequence[str]) -> str:
     name = arg.lstrip("-").partition("=")[0]
-    near = _nearest(name, ["workdir", "config", "help"], "--")
+    near = _nearest(name, known, "--")
     return f"unknown flag '--{name}'{near}: see --help"
 
 
@@ -220,12 +274,17 @@ def _fail(error: object, code: int) -> int:
     return code
 
 
-def _help(doc: str, config: str) -> str:
+def _help(doc: str, config: str, flags: Sequence[Flag]) -> str:
+    own = "".join(f"\n  --{_shown(flag):<22} {flag.help}" for flag in flags)
     return f"""{doc.strip()}
 
 Flags:
   --workdir=DIR            where results go; made if it is missing (required)
   --config=FILE[:ARG]      the config page (default {config})
-  --config.FIELD=VALUE     override one field of it, as often as needed, e.g. --config.seed.init=1
+  --config.FIELD=VALUE     override a field of it, as often as needed: --config.seed.init=1{own}
   --help                   this text
 """
+
+
+def _shown(flag: Flag) -> str:
+    return flag.name if isinstance(flag.default, bool) else f"{flag.name}=..."

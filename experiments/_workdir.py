@@ -13,7 +13,7 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from experiments._cli import Call
@@ -23,11 +23,11 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "ml-c
 
 
 @contextlib.contextmanager
-def entered(call: Call) -> Iterator[bool]:
+def entered(call: Call, *, resume: bool = False) -> Iterator[bool]:
     """A context that holds the workdir for this process; its value says whether a run is needed.
 
     False means that a finished run of this config is there. An unfinished one of the same config
-    is moved into `unfinished-N/` and started over: resuming does not exist yet.
+    is left for the caller to `resume`, or moved into `unfinished-N/` and started over.
 
     Raises:
       LoraxError: the workdir is a file, is in use, holds something else or a run of another
@@ -46,20 +46,22 @@ def entered(call: Call) -> Iterator[bool]:
         if (workdir / "DONE").exists():
             yield False
             return
-        _set_aside(workdir)
+        if not resume:
+            _set_aside(workdir)
         try:
             _write_json(workdir / "config.json", config)
             _write_json(workdir / "overrides.json", call.overrides)
-            _write_json(workdir / "env.json", environment())
+            _write_json(workdir / "env.json", environment(_starts(workdir)))
         except OSError as error:
             raise _unwritable(workdir, error) from None
         yield True
 
 
-def finish(workdir: pathlib.Path, report: str) -> None:
-    """Writes report.md, then DONE."""
-    (workdir / "report.md").write_text(report, "utf-8")
-    (workdir / "DONE").write_text(time.strftime("%Y-%m-%d %H:%M:%S\n"), "utf-8")
+def finish(workdir: pathlib.Path, report: str | None = None) -> None:
+    """Writes report.md, if it is given, then DONE."""
+    if report is not None:
+        _write(workdir / "report.md", report)
+    _write(workdir / "DONE", time.strftime("%Y-%m-%d %H:%M:%S\n"))
 
 
 def show(workdir: pathlib.Path) -> None:
@@ -88,8 +90,12 @@ def differences(old: Any, new: Any, name: str = "config") -> list[str]:
     return [] if old == new else [f"{name}: {_short(old)} there, {_short(new)} here"]
 
 
-def environment() -> dict[str, Any]:
-    """What a run depended on: versions, device, machine, commit, command."""
+def environment(starts: Sequence[str] = ()) -> dict[str, Any]:
+    """What a run depended on: versions, device, machine, commit, command.
+
+    Args:
+      starts: when it was started before, where this is a resumption.
+    """
     import jax
 
     versions = {}
@@ -106,8 +112,15 @@ def environment() -> dict[str, Any]:
         "machine": platform.platform(),
         "git": _commit(),
         "command": [pathlib.Path(sys.argv[0]).name, *sys.argv[1:]],
-        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "started": [*starts, time.strftime("%Y-%m-%dT%H:%M:%S%z")],
     }
+
+
+def _starts(workdir: pathlib.Path) -> list[str]:
+    try:
+        return list(json.loads((workdir / "env.json").read_text("utf-8"))["started"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
 
 
 def _commit() -> str | None:
@@ -149,7 +162,7 @@ def _locked(workdir: pathlib.Path) -> Iterator[None]:
 
 
 def _contents(workdir: pathlib.Path) -> list[pathlib.Path]:
-    kept = ("unfinished-", ".lock")
+    kept = ("unfinished-", ".")
     return sorted(entry for entry in workdir.iterdir() if not entry.name.startswith(kept))
 
 
@@ -189,7 +202,14 @@ def _set_aside(workdir: pathlib.Path) -> None:
 
 
 def _write_json(file: pathlib.Path, value: Any) -> None:
-    file.write_text(json.dumps(value, indent=2, default=str) + "\n", "utf-8")
+    _write(file, json.dumps(value, indent=2, default=str) + "\n")
+
+
+def _write(file: pathlib.Path, text: str) -> None:
+    """Whole or not at all: a process may be killed at any moment."""
+    partial = file.with_name(f".{file.name}.partial")
+    partial.write_text(text, "utf-8")
+    partial.replace(file)
 
 
 def _short(value: Any) -> str:

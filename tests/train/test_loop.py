@@ -2,6 +2,8 @@
 
 import io
 import itertools
+import signal
+import time
 import types
 
 import jax
@@ -18,6 +20,7 @@ from lorax.train import loop
 from lorax.train.loop import LAG, NotFinite, Plan, train
 from lorax.train.metrics import MetricsWriter, read_metrics
 from lorax.train.step import init_state, make_step
+from lorax.train.stop import Stop, Stopped
 
 BASE = {"w": jnp.arange(3.0)}
 TX = optax.sgd(0.1)
@@ -142,3 +145,98 @@ def test_the_package_shows_a_way_that_works():
     exec(code.replace("steps=400", "steps=3"), names)
     assert int(names["outcome"].state.step) == 3
     assert jax.tree.structure(names["delta"]) == jax.tree.structure(delta)
+
+
+def noise(start=0):
+    """A batch a step, drawn from the step's number alone."""
+    for number in itertools.count(start):
+        yield np.random.default_rng(number).normal(size=3).astype(np.float32)
+
+
+def saver(kept):
+    def save(state, moment):
+        kept.append((jax.device_get(state.delta["a"]), int(state.step), moment))
+
+    return save
+
+
+def test_a_resumed_run_ends_where_an_undisturbed_one_does(tmp_path):
+    step = make_step(loss, TX)
+    whole = train(step, start(), BASE, noise(), plan(9))
+    half = train(step, start(), BASE, noise(), plan(4)).state
+    again = train(step, half, BASE, noise(4), plan(9))
+    assert (again.state.delta["a"] == whole.state.delta["a"]).all()
+    assert again.metrics == whole.metrics
+
+
+def test_a_run_without_steps_left_does_nothing():
+    step = make_step(loss, TX)
+    done = train(step, start(), BASE, noise(), plan(3)).state
+    outcome = train(step, done, BASE, [], plan(3))
+    assert outcome.metrics == {} and int(outcome.state.step) == 3
+
+
+def test_saves_are_at_their_steps_after_evaluation_and_records(tmp_path):
+    kept, file = [], tmp_path / "metrics.jsonl"
+    with MetricsWriter(file) as writer:
+
+        def save(state, moment):
+            steps = [r["step"] for r in read_metrics(file) if r["kind"] == "train"]
+            assert steps == list(range(1, moment.step + 1))
+            kept.append(moment)
+
+        train(
+            make_step(loss, TX), start(), BASE, noise(),
+            plan(7, log_every=1, eval_every=4, save_every=3), writer=writer,
+            evaluate=lambda state: {"score": 1.0}, save=save,
+        )  # fmt: skip
+    assert [(m.step, m.numbers, m.pending) for m in kept] == [
+        (3, None, False), (4, {"score": 1.0}, False), (6, None, False), (7, {"score": 1.0}, False),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("where", ["step", "evaluation"])
+def test_a_signal_ends_it_after_a_save_and_nothing_is_lost(tmp_path, where):
+    step, kept, stop = make_step(loss, TX), [], Stop()
+
+    def batches():
+        for number, batch in enumerate(noise(), 1):
+            if where == "step" and number == 4:
+                stop.signum = signal.SIGTERM
+            yield batch
+
+    def evaluate(state):
+        stop.signum = signal.SIGTERM
+        stop.check()
+
+    options = {"evaluate": evaluate} if where == "evaluation" else {}
+    with pytest.raises(Stopped, match="stopped by SIGTERM after step 4"):
+        train(step, start(), BASE, batches(), plan(9, eval_every=4), save=saver(kept), stop=stop,
+              **options)  # fmt: skip
+    ((_, number, moment),) = kept
+    assert number == moment.step == 4 and moment.numbers is None
+    assert moment.pending == (where == "evaluation")
+
+
+def test_an_evaluation_that_was_cut_off_is_made_first(tmp_path):
+    step, kept, file = make_step(loss, TX), [], tmp_path / "metrics.jsonl"
+    half = train(step, start(), BASE, noise(), plan(4)).state
+    with MetricsWriter(file) as writer:
+        train(step, half, BASE, noise(4), plan(6, log_every=1, pending=True), writer=writer,
+              evaluate=lambda state: {"score": state.step}, save=saver(kept))  # fmt: skip
+    assert [(r["kind"], r["step"]) for r in read_metrics(file)] == [
+        ("eval", 4), ("train", 5), ("train", 6), ("eval", 6),
+    ]  # fmt: skip
+    assert [moment.step for _, _, moment in kept] == [4, 6]
+
+
+def test_the_share_of_waiting_is_that_of_slow_batches():
+    def slow():
+        for batch in noise():
+            time.sleep(0.02)
+            yield batch
+
+    step = make_step(loss, TX)
+    assert train(step, start(), BASE, slow(), plan(12)).wait_share > 0.5
+    ready = [batch for batch, _ in zip(noise(), range(12), strict=False)]
+    assert train(step, start(), BASE, ready, plan(12)).wait_share < 0.5

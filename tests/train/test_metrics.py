@@ -76,3 +76,20 @@ def test_only_process_0_writes(tmp_path, monkeypatch):
     with MetricsWriter(tmp_path / "metrics.jsonl") as writer:
         writer.write(step=1)
     assert not (tmp_path / "metrics.jsonl").exists()
+
+
+def test_what_was_written_after_a_checkpoint_is_cut_off(tmp_path):
+    file = tmp_path / "metrics.jsonl"
+    with MetricsWriter(file) as writer:
+        writer.write(step=1)
+        offset = writer.sync()
+        writer.write(step=2)
+        assert writer.sync() > offset == file.read_text().index("\n") + 1
+    with MetricsWriter(file, offset) as writer:
+        assert writer.sync() == offset
+        writer.write(step=3)
+    assert [r["step"] for r in read_metrics(file)] == [1, 3]
+    with MetricsWriter(file, 0):
+        assert file.read_text() == ""
+    with pytest.raises(LoraxError, match="has 0 bytes where a checkpoint knows of 11"):
+        MetricsWriter(file, 11)

@@ -1,0 +1,1 @@
+"""Parallel: one program over many devices and processes. Imports core only."""
