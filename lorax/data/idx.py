@@ -1,0 +1,95 @@
+"""What is in an idx file? Images and labels of MNIST, and of its many likes.
+
+The format: two zero bytes, one for the type (8 is uint8), one for the number of axes, their sizes
+as big-endian int32, then the numbers. Source: yann.lecun.com/exdb/mnist.
+"""
+
+import pathlib
+import re
+import struct
+
+import numpy as np
+
+from lorax.core.errors import LoraxError
+from lorax.data import source
+from lorax.data.rows import BadRows, Record
+
+_UINT8 = 8
+_ENDINGS = ("", ".xz", ".gz")
+_IMAGES = re.compile(r"(images)([-.])(idx3)")
+
+
+def read_idx(file: pathlib.Path, axes: int) -> np.ndarray:
+    """The uint8 array in an idx file.
+
+    Args:
+      axes: how many it must have: 3 for images, 1 for labels.
+
+    Raises:
+      LoraxError: the file cannot be read, is of another kind, or has more or fewer bytes than its
+        header says.
+    """
+    data = source.read_bytes(file)
+    if data[:4] != bytes([0, 0, _UINT8, axes]):
+        raise LoraxError(
+            f"'{file}' begins with {data[:4].hex(' ') or 'nothing'}: expected 00 00 08 0{axes}, "
+            f"an idx file of bytes with {axes} axes"
+        )
+    start = 4 + 4 * axes
+    shape = struct.unpack(f">{axes}i", data[4:start]) if len(data) >= start else (-1,)
+    size = int(np.prod(shape, dtype=object))
+    if min(shape) < 0 or size != len(data) - start:
+        raise LoraxError(
+            f"'{file}' has {len(data):,} bytes, which is not what its header says (shape "
+            f"{shape}): the file is cut off or damaged; copy it again"
+        )
+    return np.frombuffer(data, np.uint8, offset=start).reshape(shape)
+
+
+def read_images(name: str, classes: int, bad: BadRows) -> list[Record]:
+    """The records of a set, `image` (H, W) uint8 and `label`, an integer.
+
+    Args:
+      name: the file of images, or what is before `-images-idx3-ubyte` in its name: `mnist/train`.
+        Its labels lie beside it, under a name with `labels` and `idx1` in the place of `images`
+        and `idx3`.
+      classes: every label is below it.
+      bad: told of a label that is not.
+
+    Raises:
+      LoraxError: a file is missing, of another kind or damaged, the two differ in length, or they
+        hold nothing.
+    """
+    file = _first(name, *(f"{name}-images{s}idx3-ubyte" for s in "-."))
+    if not _IMAGES.search(file.name):
+        raise LoraxError(f"'{file}' is no file of images: expected a name with images-idx3 in it")
+    beside = _IMAGES.sub(r"labels\2idx1", file.name)
+    for ending in _ENDINGS:
+        beside = beside.removesuffix(ending)
+    images, where = read_idx(file, 3), str(file.with_name(beside))
+    labels = read_idx(_first(where), 1)
+    if len(images) != len(labels) or not len(images):
+        raise LoraxError(
+            f"'{file}' has {len(images)} images and '{where}' {len(labels)} labels: expected as "
+            "many, and at least one"
+        )
+    found = []
+    for number, (image, label) in enumerate(zip(images, labels, strict=True)):
+        if label < classes:
+            found.append({"image": image, "label": int(label), "where": f"{file}, {number}"})
+        else:
+            bad.met(f"{where}, label {number}", f"{label} is out of range 0 to {classes - 1}")
+    return found
+
+
+def _first(*names: str) -> pathlib.Path:
+    """The first that is there of these names, compressed or not."""
+    for name in names:
+        for ending in _ENDINGS:
+            try:
+                file = source.find(name + ending)
+            except LoraxError:
+                continue
+            if file.is_file():
+                return file
+    return source.find(names[-1])  # raises, and says where it looked
