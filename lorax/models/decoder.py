@@ -1,8 +1,9 @@
 """What do all causal decoders do around their layers? Arguments, positions, who sees whom, the end.
 
-Shape suffixes: B batch, T tokens, S cache slots, V vocabulary.
+Shape suffixes: B batch, T tokens, S cache slots, D model width, V vocabulary.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -10,6 +11,12 @@ import jax.numpy as jnp
 
 from lorax.models.attention import pair_mask
 from lorax.models.cache import Cache, CausalConfig, advance, check_cache
+
+Head = Callable[[jax.Array], jax.Array]
+"""The product with the vocabulary: hidden states (..., D) to logits (..., V), a pure function."""
+
+Readout = Callable[[jax.Array, Head], Any]
+"""What is made of the last hidden states (B, T, D) and the head, in place of all the logits."""
 
 
 def check_tokens(tokens: Any, max_length: int) -> None:
@@ -90,11 +97,17 @@ def count_positions(tokens: jax.Array, mask: jax.Array | None, cache: Cache | No
     return before_BT + jnp.sum(cache.valid, axis=1, keepdims=True, dtype=jnp.int32)
 
 
-def finish(logits: jax.Array, cache: Cache | None) -> jax.Array | tuple[jax.Array, Cache]:
-    """Logits (B, T, V) in float32 at least, with the cache if there is one.
+def finish(x_BTD: jax.Array, head: Head, cache: Cache | None, readout: Readout | None) -> Any:
+    """Logits (B, T, V) in float32 at least, with the cache if there is one; or what `readout` says.
 
     A write past the cache's end is clamped by XLA and spoils older slots: then the logits are NaN.
+    Raises ValueError for a ``readout`` beside a cache.
     """
+    if readout is not None:
+        if cache is not None:
+            raise ValueError("readout is for whole sequences and there is a cache: leave one out")
+        return readout(x_BTD, head)
+    logits = head(x_BTD)
     logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
     if cache is None:
         return logits

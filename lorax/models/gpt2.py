@@ -16,7 +16,7 @@ from lorax.models import layers
 from lorax.models.attention import attend
 from lorax.models.blocks import run_layers
 from lorax.models.cache import Cache, init_cache, read_layer, write_layer
-from lorax.models.decoder import finish, prepare
+from lorax.models.decoder import Readout, finish, prepare
 from lorax.models.gpt2_config import GPT2Config
 
 Carry = tuple[jax.Array, Cache | None]
@@ -136,12 +136,13 @@ class GPT2(nn.Module):
         mask: jax.Array | None = None,
         cache: Cache | None = None,
         deterministic: bool = True,
-    ) -> jax.Array | tuple[jax.Array, Cache]:
+        readout: Readout | None = None,
+    ) -> Any:
         """Logits (B, T, V) of the token after each of ``tokens``; with a cache, (logits, cache).
 
         ``tokens``, ``positions``, ``mask`` and ``cache`` as in `Llama`; a position beyond
         ``max_length`` gives NaN. ``deterministic=False`` drops out at ``config.dropout`` and then
-        needs ``rngs={"dropout": key}``.
+        needs ``rngs={"dropout": key}``. ``readout`` as in `Llama`.
 
         Logits are float32 (float64 if that is the compute dtype). Raises ValueError for arguments
         of the wrong shape or dtype, or more than ``max_length`` tokens.
@@ -156,7 +157,5 @@ class GPT2(nn.Module):
             numbered=cache is not None, deterministic=deterministic,
         )  # fmt: skip
         x_BTD = layers.layer_norm(config, "norm")(x_BTD)
-        head: Any = embed.attend
-        if not config.tied:
-            head = layers.dense(config, config.vocab_size, "lm_head", bias=False)
-        return finish(head(x_BTD), cache)
+        head = layers.vocabulary_head(config, embed, "lm_head")
+        return finish(x_BTD, head, cache, readout)

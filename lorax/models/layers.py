@@ -1,6 +1,7 @@
 """Which small layers do several models share? Products, tables, norms, and their first values."""
 
 import math
+from collections.abc import Callable
 
 import flax.linen as nn
 import jax
@@ -47,6 +48,38 @@ def embed(config: TransformerConfig, rows: int, name: str) -> nn.Embed:
         embedding_init=small_init(config),
         name=name,
     )
+
+
+class Kernel(nn.Module):
+    """The ``kernel`` (D, features) that `dense` has, without the product."""
+
+    config: TransformerConfig
+    features: int
+
+    @nn.compact
+    def __call__(self) -> jax.Array:
+        """The kernel in the dtype it is stored in."""
+        config, shape = self.config, (self.config.dim, self.features)
+        return self.param("kernel", small_init(config), shape, config.param_dtype)
+
+
+def vocabulary_head(
+    config: TransformerConfig, embed: nn.Embed, name: str
+) -> Callable[[jax.Array], jax.Array]:
+    """The product with the vocabulary, hidden states (..., D) to logits (..., V) in ``dtype``.
+
+    Its table is that of ``embed`` where ``config.tied``, else ``<name>/kernel`` (D, V). It is a
+    pure function, which may run inside `jax.lax.scan` and `jax.checkpoint` where a Dense may not.
+    """
+    table = embed.embedding if config.tied else Kernel(config, config.vocab_size, name=name)()
+    table = table.astype(config.dtype)
+    contracted = 1 if config.tied else 0
+
+    def head(x: jax.Array) -> jax.Array:
+        dimensions = (((x.ndim - 1,), (contracted,)), ((), ()))
+        return jax.lax.dot_general(x.astype(config.dtype), table, dimensions)
+
+    return head
 
 
 def layer_norm(config: TransformerConfig, name: str) -> nn.LayerNorm:

@@ -15,7 +15,7 @@ from lorax.models import layers
 from lorax.models.attention import attend
 from lorax.models.blocks import run_layers
 from lorax.models.cache import Cache, init_cache, read_layer, write_layer
-from lorax.models.decoder import finish, prepare
+from lorax.models.decoder import Readout, finish, prepare
 from lorax.models.layers import RMSNorm
 from lorax.models.llama_config import LlamaConfig
 from lorax.models.rotary import rotary_angles, rotate
@@ -150,7 +150,8 @@ class Llama(nn.Module):
         mask: jax.Array | None = None,
         cache: Cache | None = None,
         deterministic: bool = True,
-    ) -> jax.Array | tuple[jax.Array, Cache]:
+        readout: Readout | None = None,
+    ) -> Any:
         """Logits (B, T, V) of the token after each of ``tokens``; with a cache, (logits, cache).
 
         ``tokens`` (B, T) integers below ``vocab_size`` (an id beyond gives NaN, as in `nn.Embed`).
@@ -161,6 +162,9 @@ class Llama(nn.Module):
         ``cache`` (from `init_cache`) holds the tokens before these: prefill and single-token
         decoding are both this call. A cache that is overfilled gives NaN logits, there and after.
         ``deterministic`` is taken as the other models take it; this one has no dropout.
+        ``readout`` replaces the logits by what it makes of the last hidden states (B, T, D) and the
+        head, a pure function from (..., D) to (..., V), a few tokens at a time say; not with a
+        cache.
 
         Logits are float32 (float64 if that is the compute dtype). Raises ValueError for arguments
         of the wrong shape or dtype, or more than ``max_length`` tokens.
@@ -175,5 +179,5 @@ class Llama(nn.Module):
         numbered = cache is not None
         x_BTD, cache = run_layers(Block, config, carry, rope, mask_B1TS, numbered=numbered)
         x_BTD = _norm(config, "norm")(x_BTD)
-        head = embed.attend if config.tied else _dense(config, config.vocab_size, "lm_head")
-        return finish(head(x_BTD), cache)
+        head = layers.vocabulary_head(config, embed, "lm_head")
+        return finish(x_BTD, head, cache, readout)

@@ -47,11 +47,19 @@ def test_prepared_with_a_cache_is_a_mask_over_its_slots():
 
 def test_logits_are_wide_and_nan_beyond_the_cache():
     cache = init_cache(CONFIG, 2, 4)
-    logits = jnp.ones((2, 4, 5), jnp.bfloat16)
-    assert finish(logits, None).dtype == jnp.float32
+    hidden = jnp.ones((2, 4, 3), jnp.bfloat16)
+    head = lambda x: x @ jnp.ones((3, 5), x.dtype)
+    assert finish(hidden, head, None, None).dtype == jnp.float32
     for length, finite in ((4, True), (5, False)):
-        out, _ = finish(logits, cache._replace(length=jnp.asarray(length)))
+        out, _ = finish(hidden, head, cache._replace(length=jnp.asarray(length)), None)
         assert out.dtype == jnp.float32 and jnp.isfinite(out).all() == finite
+
+
+def test_a_readout_gets_the_hidden_states_and_the_head_but_no_cache():
+    hidden, head = jnp.ones((2, 4, 3)), lambda x: x.sum(-1)
+    assert finish(hidden, head, None, lambda x, head: {"first": head(x[:, 0])})["first"][1] == 3
+    with pytest.raises(ValueError, match="readout is for whole sequences .*: leave one out"):
+        finish(hidden, head, init_cache(CONFIG, 2), lambda x, head: x)
 
 
 @pytest.mark.parametrize(
