@@ -1,16 +1,15 @@
-"""What does every page start from? The fields of a run, each with its meaning, and page arguments.
+"""What does every page start from? The fields of a run, each with its meaning.
 
 A page calls `defaults()`, changes fields and returns the config. Every field of a run is here, so
 that each can be overridden on the command line: `--config.optimizer.learning_rate=1e-3`.
 """
 
-from collections.abc import Sequence
+from typing import Any
 
 from ml_collections import ConfigDict
 
 from lorax.core.errors import LoraxError
-
-BASELINES = ("full", "bitfit")
+from lorax.core.paths import nearest
 
 
 def defaults() -> ConfigDict:
@@ -46,6 +45,7 @@ def defaults() -> ConfigDict:
                 "log_every": 10,
             },
             "optimizer": _optimizer(),
+            "pretrain": _pretrain(),
             "eval": _eval(),
             "checkpoint": {
                 "every": 100,  # updates between checkpoints; the last update has one too
@@ -64,9 +64,11 @@ def _model() -> dict:
         "source": "",  # a directory, a file, or a repository id; empty draws a fresh model
         "revision": "",
         "family": "llama",  # of a fresh model: llama, gpt2, roberta, mlp or lenet
-        "preset": "",  # of a fresh model: a published size, such as GPT2_MEDIUM
+        "preset": "",  # a published size, such as GPT2_MEDIUM: of a fresh model, and of a plan
         "fields": {},  # of a fresh model: fields of its config that differ from the preset
-        "tokenizer": "",  # empty: the one beside the model; bytes; a path; bpe:N learnt from data
+        # empty: the one beside the model; bytes, or bytes:special with bos, eos and pad; a path; or
+        # bpe:N, learnt from the data
+        "tokenizer": "",
         "dtype": "float32",  # of the computation
         "param_dtype": "",  # of the frozen parameters; empty: as stored
         "dropout": 0.0,  # of the model itself, in training
@@ -117,6 +119,21 @@ def _optimizer() -> dict:
     }
 
 
+def _pretrain() -> dict:
+    """How a fresh model is trained whole before it is adapted; what is not here is as there."""
+    return {
+        "steps": 0,  # updates; 0 for none
+        "batch": 16,
+        "learning_rate": 1e-3,
+        "schedule": "cosine",
+        "warmup": 0,
+        "weight_decay": 0.0,
+        "clip": 1.0,
+        "format": "text",
+        "train": "",
+    }
+
+
 def _eval() -> dict:
     return {
         "every": 0,  # updates between evaluations; the last update has one too
@@ -132,35 +149,47 @@ def _eval() -> dict:
     }
 
 
-def arguments(arg: str, known: Sequence[str]) -> set[str]:
-    """The comma-separated words of a page's argument, `mrpc,bitfit,smoke` say.
+_FREE = ("adapter", "model.fields", "data.columns")
+"""Parts whose fields depend on what is chosen there."""
+
+
+def check(config: ConfigDict) -> None:
+    """Finds in a page what `defaults()` does not have, what it lacks, and lists.
 
     Raises:
-      LoraxError: a word that the page does not know, naming those it does.
+      LoraxError: naming the field, and the cure.
     """
-    words = {word for word in arg.split(",") if word}
-    for word in sorted(words - set(known)):
+    _check_part(config, defaults(), "")
+
+
+def _check_part(part: Any, known: Any, name: str) -> None:
+    if isinstance(part, list) or (
+        isinstance(part, tuple) and any(isinstance(x, list) for x in part)
+    ):
         raise LoraxError(
-            f"config argument '{word}' is unknown: expected none, or some of {', '.join(known)}"
+            f"config.{name} is {part!r}: expected tuples in place of lists, which the command line "
+            f"cannot override; write {_tuples(part)!r}"
         )
-    return words
+    if not isinstance(part, ConfigDict):
+        return
+    free = name in _FREE
+    fields = list(part if free else known)
+    for field in [field for field in part if field not in fields]:
+        near = nearest(field, fields, 1)
+        hint = f"; did you mean '{near[0]}'?" if near else ""
+        raise LoraxError(f"config.{_join(name, field)} is no field of a run{hint}")
+    for field in [field for field in fields if field not in part]:
+        raise LoraxError(
+            f"config.{_join(name, field)} is missing: expected a page that begins with "
+            "configs._page.defaults()"
+        )
+    for field in part:
+        _check_part(part[field], None if free else known[field], _join(name, field))
 
 
-def baseline(config: ConfigDict, words: set[str], rates: dict[str, float]) -> None:
-    """Puts the baseline that `words` names in the adapter's place, with its own learning rate.
+def _join(name: str, field: str) -> str:
+    return f"{name}.{field}" if name else field
 
-    Args:
-      config: changed in place.
-      words: of `arguments`.
-      rates: the learning rate of each of `BASELINES`.
-    """
-    if "full" in words and "bitfit" in words:
-        raise LoraxError("config arguments 'full' and 'bitfit' exclude each other: choose one")
-    for name in BASELINES:
-        if name in words:
-            config.optimizer.learning_rate = rates[name]
-    if "full" in words:
-        config.adapter = ConfigDict({"adapter": "Full"})
-        config.also_train = ()  # the head is part of it
-    if "bitfit" in words:
-        config.adapter = ConfigDict({"adapter": "BitFit"})
+
+def _tuples(value: Any) -> Any:
+    return tuple(map(_tuples, value)) if isinstance(value, list | tuple) else value
