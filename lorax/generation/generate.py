@@ -37,6 +37,7 @@ def generate(
     batch_size: int | None = None,
     init_cache: Any = None,
     max_length: int | None = None,
+    after_batch: Callable[[int], None] | None = None,
 ) -> list[Any]:
     """The continuation of each prompt: new tokens alone, up to a stop token, which is cut off.
 
@@ -79,6 +80,8 @@ def generate(
         is called with keywords `mask` (rows, tokens), false at padding on the left, and
         `cache`, and returns (logits, cache).
       max_length: most tokens that the program takes; None is what the model's config says.
+      after_batch: called after each batch with the number of prompts done so far; what it raises
+        ends the work.
 
     Returns:
       For each prompt a list of ids; a string where the prompt was one.
@@ -107,11 +110,20 @@ def generate(
     stop_ids = asked.read_stop(stop, tokenizer, program)
     if ids and init_cache is None and program.init_cache is None:
         check_causal(program, base, delta, ids[0])
-    answers = _continued(program, base, delta, ids, settings, stop_ids)
+    answers = _continued(program, base, delta, ids, settings, stop_ids, after_batch)
     return [
-        _text(tokenizer, ids[i], answer) if isinstance(prompts[i], str) else answer
+        added_text(tokenizer, ids[i], answer) if isinstance(prompts[i], str) else answer
         for i, answer in enumerate(answers)
     ]
+
+
+def added_text(tokenizer: Any, prompt: list[int], answer: list[int]) -> str:
+    """What the ids of an answer add to the text of those of the prompt.
+
+    Decoding it alone would lose a space in front with vocabularies that open every text with one.
+    """
+    before, whole = tokenizer.decode(prompt), tokenizer.decode([*prompt, *answer])
+    return whole[len(before) :] if whole.startswith(before) else tokenizer.decode(answer)
 
 
 def _continued(
@@ -121,6 +133,7 @@ def _continued(
     prompts: list[list[int]],
     settings: asked.Settings,
     stop: np.ndarray,
+    after_batch: Callable[[int], None] | None,
 ) -> list[list[int]]:
     """The answer to each prompt, batch by batch."""
     limit = settings.max_new_tokens
@@ -138,6 +151,8 @@ def _continued(
             draw = settings.draw(numbers, rows)
             result = continue_rows(program, plan, base, delta, request, draw)
         answers |= zip(numbers, _answers(result, numbers), strict=True)
+        if after_batch is not None:
+            after_batch(len(answers))
     return [answers[i] for i in range(len(prompts))]
 
 
@@ -151,12 +166,3 @@ def _answers(result: Result, numbers: list[int]) -> list[list[int]]:
                 "NaN in base and delta, or for a prompt beyond the program's length"
             )
     return [tokens[row, : kept[row]].tolist() for row in range(len(numbers))]
-
-
-def _text(tokenizer: Any, prompt: list[int], answer: list[int]) -> str:
-    """What the answer adds to the text of the prompt.
-
-    Decoding it alone would lose a space in front with vocabularies that open every text with one.
-    """
-    before, whole = tokenizer.decode(prompt), tokenizer.decode([*prompt, *answer])
-    return whole[len(before) :] if whole.startswith(before) else tokenizer.decode(answer)

@@ -45,6 +45,21 @@ def test_batches_do_not_change_answers(beams):
     assert generate(TOY.apply, BASE, None, PROMPTS, batch_size=3, **fields) == whole
 
 
+def test_something_may_be_done_after_each_batch():
+    done = []
+    fields = {"max_new_tokens": 6, "batch_size": 3, "after_batch": done.append}
+    assert generate(TOY.apply, BASE, None, PROMPTS, **fields) == [
+        greedy(BASE, prompt, 6) for prompt in PROMPTS
+    ]
+    assert done == [3, 4]
+
+    def stop(_):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        generate(TOY.apply, BASE, None, PROMPTS, **fields | {"after_batch": stop})
+
+
 def test_up_to_the_last_slot():
     prompt = [1, 2, 3, 4] * 10
     found = generate(TOY.apply, BASE, None, [prompt], max_new_tokens=24)
