@@ -1,0 +1,91 @@
+"""What is measured on held-out data? The numbers of each task, and what answers are worth."""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from lorax.data.batch import Batch
+from lorax.data.example import Example
+from lorax.evaluation import scores
+from lorax.evaluation.examples import make_evaluate_examples
+from lorax.evaluation.language import make_evaluate_language
+
+LANGUAGE = ("language", "completion")
+"""Tasks whose model predicts tokens; the others say one thing of each example."""
+
+METRICS = {"classification": ("accuracy",), "regression": ("pearson", "spearman")}
+"""Where the data set does not say what it is scored by."""
+
+Numbers = dict[str, float]
+
+
+@dataclasses.dataclass(frozen=True)
+class Held:
+    """One held-out set.
+
+    Attributes:
+      name: "validation", "test", "retention".
+      examples: encoded, in the order of the batches.
+      batches: all of it, the last one filled up.
+      records: what was read.
+      size: bytes of text that the targets stand for; None where that is not known.
+    """
+
+    name: str
+    examples: Sequence[Example]
+    batches: Sequence[Batch]
+    records: Sequence[Mapping[str, Any]]
+    size: int | None = None
+
+
+Measure = Callable[[Held, Any, Any], Numbers]
+
+
+def make_measure(
+    task: str, apply: Callable[..., Any], metrics: Sequence[str], check: Callable[[], None]
+) -> Measure:
+    """`measure(held, base, delta) -> {"validation/loss": ...}`, compiled once a shape of batch.
+
+    Args:
+      task: of the config.
+      apply: from `lorax.adapt`.
+      metrics: of classification and regression, names of `lorax.evaluation.scores`.
+      check: called between batches; what it raises ends the evaluation.
+    """
+    if task in LANGUAGE:
+        language = make_evaluate_language(apply)
+
+        def numbers(held: Held, base: Any, delta: Any) -> Numbers:
+            found = language(held.batches, base, delta, size=held.size, check=check)
+            return {name: value for name, value in found.items() if name != "tokens"}
+    else:
+        answers = make_evaluate_examples(apply)
+
+        def numbers(held: Held, base: Any, delta: Any) -> Numbers:
+            found = answers(held.batches, base, delta, check=check)
+            named = scores.task_scores(metrics, found.predictions, found.labels)
+            return {"loss": found.loss, **named}
+
+    return lambda held, base, delta: _prefixed(held.name, numbers(held, base, delta))
+
+
+def majority(train: Sequence[Example], held: Held, metrics: Sequence[str]) -> Numbers:
+    """What the most frequent class of the training set scores on a held-out set."""
+    most = scores.majority([int(example.targets) for example in train])
+    labels = np.array([int(example.targets) for example in held.examples])
+    found = scores.task_scores(metrics, np.full_like(labels, most), labels)
+    return _prefixed(f"majority/{held.name}", found)
+
+
+def forgotten(now: Mapping[str, float], frozen: Mapping[str, float]) -> Numbers:
+    """How much the loss on the retention set rose above that of the frozen base."""
+    name = "retention/loss"
+    if name not in now or name not in frozen:
+        return {}
+    return {"retention/forgetting": now[name] - frozen[name]}
+
+
+def _prefixed(prefix: str, numbers: Mapping[str, float]) -> Numbers:
+    return {f"{prefix}/{name}": float(value) for name, value in numbers.items()}
