@@ -5,17 +5,16 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from lorax.core.errors import LoraxError
 from lorax.data import python_text, source, tokens
 from lorax.data.batch import Batch
+from lorax.evaluation.language import make_evaluate_language
 from lorax.io import pretrained
 from lorax.io.tokenizer import ByteTokenizer, Tokenizer
 from lorax.models.llama import Llama
 from lorax.models.llama_config import TOY
-from lorax.train.losses import cross_entropy
 
 TOY_NAME = "toy"
 """In a config: a random model of bytes, or text that ships with Python."""
@@ -105,14 +104,7 @@ def _measure(
     fn: Callable[..., Any], evaluated: dict[str, list[Batch]]
 ) -> Callable[[Any], dict[str, float]]:
     """One program for every method: adapted weights come merged, in the shapes of the base."""
-
-    @jax.jit
-    def nats(params: Any, batch: Batch) -> tuple[jax.Array, jax.Array]:
-        return cross_entropy(fn(params, batch.inputs), batch.targets, batch.mask)
-
-    def mean(params: Any, batches: list[Batch]) -> float:
-        found = jnp.stack([jnp.stack(nats(params, batch)) for batch in batches])
-        means, counts = np.asarray(found, np.float64).T
-        return float((means * counts).sum() / counts.sum())
-
-    return lambda params: {name: mean(params, batches) for name, batches in evaluated.items()}
+    evaluate = make_evaluate_language(fn)
+    return lambda params: {
+        name: evaluate(batches, params)["loss"] for name, batches in evaluated.items()
+    }

@@ -4,15 +4,13 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from lorax.core.errors import LoraxError
 from lorax.data import python_text, text
 from lorax.data.batch import Batch
+from lorax.evaluation.language import make_evaluate_language
 from lorax.models import Llama, LlamaConfig
-from lorax.train.losses import bits_per_byte, cross_entropy
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,15 +79,10 @@ def _corpus(documents: Mapping[str, bytes], data: Any) -> Corpus:
 
 def _measure(model: Llama, english: Corpus, python: Corpus) -> Callable[[Any], dict[str, float]]:
     """One program for every method: adapted weights come merged, in the shapes of the base."""
-
-    @jax.jit
-    def nats(params: Any, batch: Batch) -> tuple[jax.Array, jax.Array]:
-        return cross_entropy(model.apply(params, batch.inputs), batch.targets, batch.mask)
+    evaluate = make_evaluate_language(model.apply)
 
     def bits(params: Any, corpus: Corpus) -> float:
-        found = jnp.stack([jnp.stack(nats(params, batch)) for batch in corpus.batches])
-        means, counts = np.asarray(found, np.float64).T
-        total = float(counts.sum())
-        return bits_per_byte(float((means * counts).sum() / total), total, total)
+        size = sum(int(batch.mask.sum()) for batch in corpus.batches)  # a token is a byte
+        return evaluate(corpus.batches, params, size=size)["bits_per_byte"]
 
     return lambda params: {"english": bits(params, english), "python": bits(params, python)}
