@@ -7,7 +7,6 @@ what readers make of rows: plain dicts of what a task needs, and of `where` it s
 
 import csv
 import dataclasses
-import difflib
 import io
 import json
 import pathlib
@@ -15,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from lorax.core.errors import LoraxError, check_choice
+from lorax.core.paths import nearest
 from lorax.data import source
 
 Record = dict[str, Any]
@@ -139,7 +139,7 @@ def field(fields: Mapping[str, Any], name: str) -> str:
         names the columns that there are.
     """
     if name not in fields:
-        near = difflib.get_close_matches(name, fields, n=1, cutoff=0.5)
+        near = nearest(name, fields, 1)
         hint = f"; did you mean '{near[0]}'?" if near else ""
         there = ", ".join(map(str, fields)) or "none"
         raise LoraxError(f"there is no column '{name}' (there are {there}){hint}")

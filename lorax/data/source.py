@@ -27,10 +27,15 @@ def find(name: str) -> pathlib.Path:
     Raises:
       LoraxError: neither is there.
     """
-    for place in _places(name):
-        if place.exists():
-            return place
-    raise _missing(name)
+    place = find_or_name(name)
+    if isinstance(place, str):
+        raise _missing(name)
+    return place
+
+
+def find_or_name(name: str) -> pathlib.Path | str:
+    """`find(name)`, or `name` as it is where there is no such thing: the id of a repository."""
+    return next((place for place in _places(name) if place.exists()), name)
 
 
 def find_all(name: str) -> list[pathlib.Path]:

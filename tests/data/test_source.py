@@ -29,6 +29,11 @@ def test_a_path_comes_before_a_name_in_the_data_folder(folder):
     assert source.read_text(str(folder / "a.txt.xz")) == "Ω text"
 
 
+def test_what_is_no_file_may_be_an_id(folder):
+    assert source.find_or_name("a.txt.xz") == folder / "a.txt.xz"
+    assert source.find_or_name("org/model") == "org/model"
+
+
 def test_compression_and_a_byte_order_mark_are_taken_off(folder):
     assert source.read_text("b.txt.gz") == "bee"
     assert [source.kind(n) for n in ("a.TXT.xz", "b.tsv", "c.gz")] == [".txt", ".tsv", ""]
