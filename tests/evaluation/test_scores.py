@@ -1,6 +1,7 @@
 """Scores by hand, against other implementations, and where nothing can be said."""
 
 import json
+import sys
 from decimal import Decimal
 
 import numpy as np
@@ -93,6 +94,15 @@ def test_correlations_are_those_of_scipy(pairs):
     assert pearson(1e200 * predicted, 1e-200 * right) == pytest.approx(expected, abs=1e-9)
     ranked = stats.spearmanr(predicted, right).statistic
     assert spearman(predicted, right) == pytest.approx(ranked, abs=1e-9)
+
+
+def test_a_missing_library_is_told(monkeypatch):
+    monkeypatch.setitem(sys.modules, "sklearn", None)
+    monkeypatch.setitem(sys.modules, "sklearn.metrics", None)
+    assert task_scores(["accuracy", "pearson"], PREDICTED, RIGHT)  # these need numpy alone
+    for name in ("f1", "matthews"):
+        with pytest.raises(LoraxError, match=r"pip install 'lorax-flax\[eval\]'"):
+            task_scores([name], PREDICTED, RIGHT)
 
 
 def test_the_majority_is_the_least_to_beat():
