@@ -19,7 +19,7 @@ LAYERS: dict[str, tuple[set[str], set[str]]] = {
     "core": (set(), {"jax", "numpy"}),
     "adapters": ({"core"}, {"jax", "numpy"}),
     "models": (set(), {"flax", "jax", "numpy"}),
-    "data": ({"core"}, {"datasets", "grain", "numpy"}),
+    "data": ({"core"}, {"absl", "datasets", "grain", "numpy"}),
     "train": ({"core"}, {"flax", "jax", "numpy", "optax", "rich", "tensorboardX"}),
     "evaluation": (
         {"core", "data", "generation"},
