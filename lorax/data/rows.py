@@ -62,7 +62,7 @@ class BadRows:
     def met(self, where: str, reason: str) -> None:
         """Takes note of a bad row, unless that is an error: LoraxError with one line."""
         if self.on_bad_row == "error":
-            raise LoraxError(f"{where}: {reason}; correct the row, or set on_bad_row=skip")
+            raise LoraxError(f"{where}: {reason}; correct it, or set on_bad_row=skip")
         self.count += 1
         self.first = self.first or f"{where}: {reason}"
 
@@ -139,9 +139,9 @@ def field(fields: Mapping[str, Any], name: str) -> str:
         names the columns that there are.
     """
     if name not in fields:
-        near = nearest(name, fields, 1)
-        hint = f"; did you mean '{near[0]}'?" if near else ""
-        there = ", ".join(map(str, fields)) or "none"
+        near = nearest(name.lower(), map(str.lower, fields), 1)
+        hint = next((f": did you mean '{f}'?" for f in fields if f.lower() in near), "")
+        there = ", ".join(fields) or "none"
         raise LoraxError(f"there is no column '{name}' (there are {there}){hint}")
     value = fields[name]
     if isinstance(value, list | dict):

@@ -47,7 +47,9 @@ def test_bad_lines(tmp_path, line, reason):
 
 def test_a_table_without_references(tmp_path):
     (tmp_path / "x.csv").write_text("MR\nname[A]\n")
-    with pytest.raises(LoraxError, match=r"x\.csv:2: there is no column 'mr' .there are MR."):
+    with pytest.raises(
+        LoraxError, match=r"x\.csv:2: there is no column 'mr' .there are MR.: did you mean 'MR'"
+    ):
         read_e2e(tmp_path / "x.csv", BadRows())
 
 

@@ -36,7 +36,7 @@ def test_classes(given, labels, expected, names):
 
 def test_a_label_out_of_range_is_told_or_skipped():
     for label in ("2", "-1", "maybe", "1.0"):
-        match = f"f:2: label '{label}' is unknown: expected one of no, yes; correct the row"
+        match = f"f:2: label '{label}' is unknown: expected one of no, yes; correct it"
         with pytest.raises(LoraxError, match=match):
             classes(records("no", label), ("no", "yes"), BadRows())
         bad = BadRows("skip")

@@ -133,7 +133,7 @@ MISTAKES = [
     ("text", "c.txt", "language", {}, "'c.txt' is not in .* LORAX_DATA is not set"),
     ("text", "empty.txt", "language", {}, "'empty.txt' holds no rows: expected at least one"),
     ("csv", "reviews.csv", "language", {"columns": {"text": "txt"}},
-     "reviews.csv:2: there is no column 'txt' .there are text, label.; did you mean 'text'?"),
+     "reviews.csv:2: there is no column 'txt' .there are text, label.: did you mean 'text'?"),
     ("glue", "sst.tsv", "regression", {"name": "sst2"}, "GLUE's sst2 is a classification: set"),
     ("glue", "sst.tsv", "classification", {}, "the name of a GLUE task is '': expected one of"),
     ("instructions", "a.txt", "completion", {}, "'a.txt' ends in '.txt': expected instructions"),

@@ -119,7 +119,7 @@ def test_a_field_is_text(value, text):
     [
         (
             {"sentence": "a", "label": 1},
-            "no column 'sentense' .there are sentence, label.; did you",
+            "no column 'sentense' .there are sentence, label.: did you",
         ),
         ({"sentense": " \t"}, "column 'sentense' is empty"),
         ({"sentense": None}, "column 'sentense' is empty"),
