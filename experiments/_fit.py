@@ -13,7 +13,8 @@ from lorax.core.errors import LoraxError
 from lorax.train.loop import Evaluate, Outcome, Plan, train
 from lorax.train.losses import next_token_loss
 from lorax.train.metrics import MetricsWriter
-from lorax.train.optim import adamw, warmup_cosine
+from lorax.train.optim import adamw
+from lorax.train.schedules import schedule
 from lorax.train.step import Step, init_state, make_step
 
 
@@ -103,8 +104,8 @@ def optimizer(
     part: Any, learning_rate: float
 ) -> tuple[optax.GradientTransformation, optax.Schedule]:
     """AdamW under `part.warmup` of `part.steps`, cosine decay to a tenth, clipped."""
-    schedule = warmup_cosine(learning_rate, part.steps, part.warmup, final=0.1)
-    return adamw(schedule, part.weight_decay, part.clip), schedule
+    rate = schedule("cosine", learning_rate, part.steps, warmup=part.warmup, final=0.1)
+    return adamw(rate, part.weight_decay, part.clip), rate
 
 
 def fit(
@@ -132,7 +133,7 @@ def fit(
       writer: where the metrics go.
       evaluate: from merged parameters to numbers.
     """
-    tx, schedule = optimizer(part, learning_rate)
+    tx, rate = optimizer(part, learning_rate)
     queue = iter(batches)
     first = next(queue)
     delta = lorax.adapt(fn, adapter).init(key, base, first.inputs)
@@ -143,7 +144,7 @@ def fit(
     measure: Evaluate | None = None
     if evaluate is not None:
         measure = lambda state: evaluate(merge(base, state.delta))
-    step = make_step(next_token_loss(fn, adapter), tx, schedule)
+    step = make_step(next_token_loss(fn, adapter), tx, rate)
     outcome = train(step, state, base, _again(first, queue), plan, writer=writer, evaluate=measure)
     trainable = sum(leaf.size for leaf in jax.tree.leaves(delta))
     return Trained(outcome.state.delta, trainable, optimizer_bytes, outcome, step)

@@ -1,43 +1,85 @@
-"""Which optimizer? AdamW under warm-up and cosine decay, the usual choice for fine-tuning."""
+"""Which optimizer? AdamW on the delta, clipped, with a rate of its own for every B."""
 
+import dataclasses
 import math
+from typing import Any
 
+import jax
 import optax
 
+from lorax.core._jax import is_traced
 from lorax.core.errors import LoraxError
-
-
-def warmup_cosine(peak: float, steps: int, warmup: int = 0, final: float = 0.0) -> optax.Schedule:
-    """Learning rate: linear from 0 to `peak` in `warmup` steps, then a half cosine to `final`.
-
-    Args:
-      peak: the highest rate.
-      steps: of the whole run, warm-up included.
-      warmup: at most `steps - 1`.
-      final: the rate after the last step, as a share of `peak`.
-
-    Raises:
-      LoraxError: `peak` is not a positive finite number, or `warmup` leaves no step to decay in.
-    """
-    if not math.isfinite(peak) or peak <= 0:
-        raise LoraxError(f"learning rate is {peak}: expected a positive finite number such as 1e-3")
-    if not 0 <= warmup < steps:
-        raise LoraxError(
-            f"warmup is {warmup} of {steps} steps: expected 0 to {max(steps - 1, 0)}; lower warmup "
-            "or raise steps"
-        )
-    start = 0.0 if warmup else peak
-    return optax.warmup_cosine_decay_schedule(start, peak, warmup, steps, final * peak)
+from lorax.core.leaf import Factors
 
 
 def adamw(
-    learning_rate: optax.ScalarOrSchedule, weight_decay: float = 0.0, clip: float | None = 1.0
+    learning_rate: optax.ScalarOrSchedule,
+    weight_decay: float = 0.0,
+    clip: float | None = 1.0,
+    *,
+    b1: float = 0.9,
+    b2: float = 0.999,
+    eps: float = 1e-8,
+    loraplus: float = 1.0,
 ) -> optax.GradientTransformation:
-    """AdamW (b1 0.9, b2 0.999), gradients first clipped to a global norm of `clip` unless None.
+    """AdamW, gradients first clipped to a global norm of `clip` unless that is None or 0.
 
-    For a delta of n bytes its state takes 2 n bytes and one or two int32 counts.
+    For a delta of n bytes its state takes 2 n bytes and one or two int32 counts. All numbers but
+    `clip` may be traced, so that runs which differ in them can be one program under `jax.vmap`.
 
-    Source: Loshchilov and Hutter, "Decoupled Weight Decay Regularization", arXiv:1711.05101.
+    Args:
+      learning_rate: a number, or a schedule such as that of `lorax.train.schedules.schedule`.
+      weight_decay: an update takes away `learning_rate · weight_decay` of each number.
+      clip: of the whole delta's gradient at once.
+      b1, b2: decay of the two moments.
+      eps: beside the root of the second moment.
+      loraplus: rate of every B over the rate of everything else, A and whole leaves; weight decay
+        follows the rate. 1.0 is plain AdamW bit for bit, LoRA+ shows 20.
+
+    Raises:
+      LoraxError: a number out of its range.
+
+    Source: Loshchilov and Hutter, "Decoupled Weight Decay Regularization", arXiv:1711.05101;
+      Hayou et al., "LoRA+", arXiv:2402.12354.
     """
-    tx = optax.adamw(learning_rate, weight_decay=weight_decay)
-    return tx if clip is None else optax.chain(optax.clip_by_global_norm(clip), tx)
+    if not callable(learning_rate):
+        _check("learning rate", learning_rate, above=0)
+    _check("weight_decay", weight_decay, least=0)
+    _check("clip", clip or 0, least=0)
+    for name, value in (("b1", b1), ("b2", b2)):
+        _check(name, value, least=0, below=1)
+    _check("eps", eps, least=0)
+    _check("loraplus", loraplus, above=0)
+    return optax.chain(
+        *([optax.clip_by_global_norm(clip)] if clip else []),
+        optax.adamw(learning_rate, b1, b2, eps, weight_decay=weight_decay),
+        # an update is proportional to the rate, so a factor on it is a rate, without a second state
+        optax.stateless(lambda updates, _: _times_for_b(updates, loraplus)),
+    )
+
+
+def _times_for_b(updates: Any, factor: Any) -> Any:
+    """`updates` with every B of a `Factors`, wherever it lies, times `factor`."""
+
+    def one(node: Any) -> Any:
+        if not isinstance(node, Factors):
+            return node
+        return dataclasses.replace(node, B=(node.B * factor).astype(node.B.dtype))
+
+    return jax.tree.map(one, updates, is_leaf=lambda node: isinstance(node, Factors))
+
+
+def _check(
+    name: str,
+    value: Any,
+    *,
+    least: float = -math.inf,
+    above: float = -math.inf,
+    below: float = math.inf,
+) -> None:
+    """Raises LoraxError for a number out of its range; a traced one is not known yet."""
+    if is_traced(value) or (least <= value < below and value > above):
+        return
+    low = f"a number above {above}" if least == -math.inf else f"a number of at least {least}"
+    high = "" if below == math.inf else f" and below {below}"
+    raise LoraxError(f"{name} is {value}: expected {low}{high}; change {name}")

@@ -8,10 +8,12 @@ import jax
 import jax.numpy as jnp
 import optax
 
-Delta = Any
-Base = Any
-Metrics = dict[str, jax.Array]
-Loss = Callable[[Delta, Base, Any, jax.Array], tuple[jax.Array, Metrics]]
+from lorax.train.gradients import Base as Base
+from lorax.train.gradients import Delta as Delta
+from lorax.train.gradients import Loss as Loss
+from lorax.train.gradients import Metrics as Metrics
+from lorax.train.gradients import value_and_grad
+
 Schedule = Callable[[jax.Array], Any]
 
 
@@ -48,7 +50,11 @@ def init_state(delta: Delta, tx: optax.GradientTransformation, key: jax.Array) -
 
 
 def make_step(
-    loss: Loss, tx: optax.GradientTransformation, learning_rate: Schedule | None = None
+    loss: Loss,
+    tx: optax.GradientTransformation,
+    learning_rate: Schedule | None = None,
+    *,
+    accumulate: int = 1,
 ) -> Step:
     """One compiled update of A and B.
 
@@ -57,6 +63,8 @@ def make_step(
         `delta` alone, so gradients of the base are never formed.
       tx: the optimizer of `delta`. Clipping and weight decay in it see the delta only.
       learning_rate: the schedule inside `tx`, where there is one, so that it can be reported.
+      accumulate: equal parts in which a batch is computed one after the other, to the result of
+        the whole; see `lorax.train.gradients.value_and_grad`.
 
     Returns:
       `step(state, base, batch) -> (state, metrics)`, jitted. The state is donated: use the returned
@@ -64,11 +72,15 @@ def make_step(
       never a constant of the program. `metrics` holds those of `loss`, and as float32 scalars:
       `loss`; `l2_grads`, `l2_updates`, `l2_params`, the global norms of gradient, update and
       (before the update) delta; and `learning_rate` where it is known.
+
+    Raises:
+      LoraxError: as `lorax.train.gradients.value_and_grad`, also when the step is first called.
     """
+    gradients = value_and_grad(loss, accumulate)
 
     def step(state: State, base: Base, batch: Any) -> tuple[State, Metrics]:
         key = jax.random.fold_in(state.key, state.step)
-        (value, own), grads = jax.value_and_grad(loss, has_aux=True)(state.delta, base, batch, key)
+        (value, own), grads = gradients(state.delta, base, batch, key)
         updates, opt_state = tx.update(grads, state.opt_state, state.delta)
         norms = {"l2_grads": grads, "l2_updates": updates, "l2_params": state.delta}
         metrics = dict(own) | {"loss": value}

@@ -186,3 +186,13 @@ def test_bad_arguments_are_one_line_errors(tokens, options, message):
     with pytest.raises(ValueError, match=message) as error:
         jax.eval_shape(GPT2(CONFIG).init, jax.random.key(0), tokens, **options)
     assert "\n" not in str(error.value)
+
+
+def test_a_readout_replaces_the_logits():
+    def last(params):
+        readout = lambda hidden, head: {"shape": hidden.shape, "last": head(hidden[:, -1])}
+        return GPT2(CONFIG).apply({"params": params}, TOKENS, readout=readout)
+
+    found = last(init())
+    assert found["shape"] == (*TOKENS.shape, 16)
+    np.testing.assert_allclose(found["last"], logits(init())[:, -1], atol=1e-5)

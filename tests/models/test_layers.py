@@ -1,5 +1,8 @@
 """Norms, products and tables, each against its equation or its documented first values."""
 
+import dataclasses
+
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -62,6 +65,29 @@ def test_dense_starts_small_and_smaller_before_the_stream(bias):
         deviation[residual] = float(params["kernel"].std())
     np.testing.assert_allclose(deviation[False], (2 / (5 * 16)) ** 0.5, rtol=0.05)
     np.testing.assert_allclose(deviation[True], deviation[False] / 2, rtol=0.05)  # sqrt(2 * 2)
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_the_head_is_the_product_with_the_vocabulary_also_in_a_scan(tied):
+    config = dataclasses.replace(CONFIG, tied=tied, dtype="bfloat16")
+
+    class Model(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            embed = layers.embed(config, 32, "embed")
+            head = layers.vocabulary_head(config, embed, "lm_head")
+            return head(x), jax.lax.map(jax.checkpoint(head), x)
+
+    x = normal(3, 4, 16)
+    table = normal(*((32, 16) if tied else (16, 32)), seed=1)
+    params = {"embed": {"embedding": table}} if tied else {"lm_head": {"kernel": table}}
+    drawn = Model().init(jax.random.key(0), x)["params"]
+    assert jax.tree.structure(drawn) == jax.tree.structure(params)
+    logits, scanned = Model().apply({"params": params}, x)
+    assert logits.shape == (3, 4, 32) and logits.dtype == jnp.bfloat16
+    exact = x @ (table.T if tied else table)
+    np.testing.assert_allclose(logits.astype(jnp.float32), exact, atol=0.1)
+    np.testing.assert_array_equal(logits, scanned)
 
 
 def test_an_index_beyond_the_table_gives_nan():

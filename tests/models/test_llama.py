@@ -260,3 +260,16 @@ def test_bad_arguments_are_one_line_errors(tokens, options, message):
     with pytest.raises(ValueError, match=message) as error:
         jax.eval_shape(Llama(CONFIG).init, jax.random.key(0), tokens, **options)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_a_readout_replaces_the_logits(tied):
+    config = dataclasses.replace(CONFIG, tied=tied)
+
+    def last(params):
+        readout = lambda hidden, head: {"shape": hidden.shape, "last": head(hidden[:, -1])}
+        return Llama(config).apply({"params": params}, TOKENS, readout=readout)
+
+    found = last(init(config))
+    assert found["shape"] == (*TOKENS.shape, 16)
+    np.testing.assert_allclose(found["last"], logits(init(config), config)[:, -1], atol=1e-5)

@@ -7,11 +7,17 @@ import optax
 import pytest
 
 import lorax
+from lorax.data.batch import Batch
+from lorax.models.llama import Llama
+from lorax.models.llama_config import LlamaConfig
 from lorax.models.mlp import MLP
-from lorax.train.optim import adamw, warmup_cosine
+from lorax.train.losses import classification_loss, next_token_loss
+from lorax.train.optim import adamw
+from lorax.train.schedules import schedule
 from lorax.train.step import init_state, make_step
 
 MODEL = MLP((16, 16, 4))
+KEY = jax.random.key(2)
 X = np.random.default_rng(0).normal(size=(8, 12)).astype(np.float32)
 Y = np.arange(8) % 4
 
@@ -92,7 +98,7 @@ def test_optimizer_state_is_exactly_that_of_the_delta(adapter):
     _, delta, state, _ = setting(adapter, tx)
     needed = 2 * sum(leaf.nbytes for leaf in jax.tree.leaves(delta)) + 4
     assert sum(leaf.nbytes for leaf in jax.tree.leaves(state.opt_state)) == needed
-    scheduled = adamw(warmup_cosine(1e-3, 10)).init(delta)
+    scheduled = adamw(schedule("cosine", 1e-3, 10)).init(delta)
     assert sum(leaf.nbytes for leaf in jax.tree.leaves(scheduled)) == needed + 4
 
 
@@ -129,3 +135,46 @@ def test_metrics_are_the_global_norms():
     np.testing.assert_allclose(metrics["l2_grads"], norm, rtol=1e-5)
     np.testing.assert_allclose(metrics["l2_updates"], 0.5 * norm, rtol=1e-5)
     assert float(metrics["learning_rate"]) == 0.5
+
+
+def test_a_batch_in_parts_is_the_same_step():
+    tx, adapter = adamw(1e-2, 0.1), lorax.LoRA(rank=2)
+    base, delta, *_ = setting(adapter, tx)
+    loss = classification_loss(MODEL.apply, adapter, "error")
+    batch = Batch(X, Y, np.array([True] * 4 + [False] * 3 + [True]))
+    runs = []
+    for parts in (1, 4):
+        step, state = make_step(loss, tx, accumulate=parts), init_state(delta, tx, KEY)
+        for _ in range(3):
+            state, metrics = step(state, base, batch)
+        runs.append((metrics, state.delta))
+    assert runs[0][0].keys() == runs[1][0].keys() and float(runs[1][0]["examples"]) == 5
+    for a, b in zip(jax.tree.leaves(runs[0]), jax.tree.leaves(runs[1]), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+def test_bfloat16_compute_trains_float32_factors_and_repeats_bit_for_bit():
+    config = LlamaConfig(32, 16, 1, 2, 1, 24, dtype="bfloat16", param_dtype="bfloat16")
+    model, adapter = Llama(config), lorax.LoRA(rank=2, dropout=0.1)
+    draw, tx = np.random.default_rng(0), adamw(2e-2, loraplus=2.0)
+    tokens = draw.integers(0, 32, (4, 9)).astype(np.int32)
+    batch = Batch(tokens[:, :-1], tokens[:, 1:], np.ones((4, 8), bool))
+    shapes = jax.eval_shape(model.init, KEY, batch.inputs)
+    base = jax.tree.map(lambda x: jnp.asarray(0.3 * draw.normal(size=x.shape), x.dtype), shapes)
+    delta = lorax.adapt(model.apply, adapter).init(KEY, base, batch.inputs)
+    loss = next_token_loss(model.apply, adapter, "error", label_smoothing=0.05, chunk=8)
+    grads = jax.eval_shape(jax.grad(loss, has_aux=True), delta, base, batch, KEY)[0]
+    state, step, runs = init_state(delta, tx, KEY), make_step(loss, tx, accumulate=2), []
+    for tree in (delta, grads, optax.tree.get(state, "mu"), optax.tree.get(state, "nu")):
+        assert {leaf.dtype for leaf in jax.tree.leaves(tree)} == {jnp.dtype("float32")}
+    assert {leaf.dtype for leaf in jax.tree.leaves(base)} == {jnp.dtype("bfloat16")}
+    for _ in range(2):
+        state, losses = init_state(delta, tx, KEY), []
+        for _ in range(20):
+            state, metrics = step(state, base, batch)
+            losses.append(float(metrics["loss"]))
+        runs.append((losses, state))
+    assert runs[0][0][-1] < 0.8 * runs[0][0][0]
+    assert runs[0][0] == runs[1][0]
+    assert equal(runs[0][1].delta, runs[1][1].delta)
+    assert equal(runs[0][1].opt_state, runs[1][1].opt_state)

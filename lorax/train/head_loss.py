@@ -1,0 +1,92 @@
+"""What do the targets cost, and how without the logits of a whole batch at once?
+
+Shape suffixes: B batch, T tokens, D model width, V classes or vocabulary, N tokens of a chunk.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from lorax.train.parts import cut
+
+
+class Costs(NamedTuple):
+    """Sums over the targets that count, as float32 scalars.
+
+    ``loss`` is what is minimised, ``nats`` of `-log softmax(logits)[target]`, equal without label
+    smoothing; ``counted`` says how many they are.
+    """
+
+    loss: jax.Array
+    nats: jax.Array
+    counted: jax.Array
+
+
+def costs(
+    logits: jax.Array, targets: jax.Array, mask: jax.Array, label_smoothing: float = 0.0
+) -> Costs:
+    """What `targets` cost under `logits`.
+
+    Args:
+      logits: (..., V), any floating dtype; computed in float32 at least.
+      targets: (...) integers below V.
+      mask: (...), true or non-zero where a target counts.
+      label_smoothing: eps; the loss is the cross-entropy with (1 - eps) on the target and eps
+        spread evenly over all V, the target among them:
+        `(1 - eps) · -log p[target] + eps · mean over V of -log p`.
+
+    Source: Szegedy et al., "Rethinking the Inception Architecture", arXiv:1512.00567, section 7.
+    """
+    logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+    mask = mask.astype(logits.dtype)
+    # where, not a product: NaN or inf at padding times zero would still be NaN
+    total = lambda each: jnp.where(mask > 0, each * mask, 0).sum()
+    nats = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
+    loss = nats
+    if label_smoothing:
+        own = jnp.take_along_axis(logits, targets[..., None], -1)[..., 0]
+        loss = nats + label_smoothing * (own - logits.mean(-1))
+    return Costs(total(loss), total(nats), mask.sum())
+
+
+def chunked_costs(
+    hidden_BTD: jax.Array,
+    head: Callable[[jax.Array], jax.Array],
+    targets_BT: jax.Array,
+    mask_BT: jax.Array,
+    chunk: int,
+    label_smoothing: float = 0.0,
+) -> Costs:
+    """`costs` of `head(hidden)`, logits of at most `chunk` tokens at a time.
+
+    The logits of a chunk are computed again in the backward pass, a third product with the
+    vocabulary where there are two, and forgotten in between. Chunks take tokens in strides, so
+    that each of them spans a batch that is split over devices; what is missing in the last row of
+    strides is padding, which does not count.
+
+    Args:
+      hidden_BTD: the last hidden states.
+      head: a pure function, (N, D) to (N, V); what it closes over is differentiated too.
+      targets_BT, mask_BT, label_smoothing: as for `costs`.
+      chunk: at least 1.
+    """
+    tokens = targets_BT.size
+    chunks = -(-tokens // chunk)
+    padding = -tokens % chunks
+
+    def rows(x: jax.Array) -> jax.Array:
+        flat = x.reshape(tokens, *x.shape[2:])
+        return jnp.pad(flat, [(0, padding), *[(0, 0)] * (flat.ndim - 1)])
+
+    # inside a scan XLA cannot merge the recomputation with the forward pass anyway
+    @functools.partial(jax.checkpoint, prevent_cse=False)
+    def one(chunk: tuple[jax.Array, jax.Array, jax.Array]) -> Costs:
+        hidden_ND, targets_N, mask_N = chunk
+        return costs(head(hidden_ND), targets_N, mask_N, label_smoothing)
+
+    each = jax.lax.map(one, cut(jax.tree.map(rows, (hidden_BTD, targets_BT, mask_BT)), chunks))
+    return jax.tree.map(jnp.sum, each)
