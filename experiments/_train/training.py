@@ -13,6 +13,7 @@ from typing import Any
 import jax
 
 import lorax
+from experiments._train.method import make_optimizer
 from lorax.core.errors import LoraxError
 from lorax.data.pipeline import Pipeline
 from lorax.io.fingerprint import fingerprint
@@ -20,7 +21,6 @@ from lorax.io.run_checkpoint import Checkpoints
 from lorax.parallel.replicas import Replicas
 from lorax.train.loop import Moment, Numbers, Outcome, Plan, train
 from lorax.train.metrics import MetricsWriter, Writer
-from lorax.train.optim import optimizer
 from lorax.train.step import Loss, State, init_state, make_step
 from lorax.train.stop import Stop
 
@@ -41,8 +41,8 @@ class Job:
       pipeline: of training batches.
       steps: updates in all.
       evaluate: numbers of (base, delta), the base prepared; None for no evaluation.
-      sink: makes a writer that gets every record beside metrics.jsonl, from (offset step); None
-        for none.
+      sink: makes of the writer of metrics.jsonl one that writes elsewhere too; None for none.
+      measure: of one held-out set, for the end of the run.
     """
 
     workdir: pathlib.Path
@@ -55,7 +55,8 @@ class Job:
     pipeline: Pipeline
     steps: int
     evaluate: Callable[[Any, Any], Numbers] | None = None
-    sink: Callable[[MetricsWriter, int], Writer] | None = None
+    sink: Callable[[MetricsWriter], Writer] | None = None
+    measure: Callable[..., Numbers] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,7 +86,7 @@ def run(job: Job, devices: Replicas, stop: Stop, say: Callable[[str], None]) -> 
       LoraxError: checkpoints of another base or of other shapes, NaN, a disk that refuses.
     """
     config = job.config
-    tx, schedule = optimizer(config.optimizer, job.steps)
+    tx, schedule = make_optimizer(config.optimizer, job.steps)
     step = make_step(job.loss, tx, schedule, accumulate=config.train.accumulate)
     state = init_state(job.delta, tx, jax.random.key(config.seed.dropout))
     optimizer_bytes = sum(leaf.nbytes for leaf in jax.tree.leaves(state.opt_state))
@@ -106,7 +107,7 @@ def run(job: Job, devices: Replicas, stop: Stop, say: Callable[[str], None]) -> 
         prepared = job.adapter.prepare(devices.everywhere(job.base), state.delta)
         batches = job.pipeline.batches(start=info["step"])
         with batches, MetricsWriter(job.workdir / METRICS, info["metrics"]) as metrics:
-            writer = metrics if job.sink is None else job.sink(metrics, info["step"])
+            writer = metrics if job.sink is None else job.sink(metrics)
 
             def save(state: State, moment: Moment) -> None:
                 checkpoints.save(
@@ -114,7 +115,7 @@ def run(job: Job, devices: Replicas, stop: Stop, say: Callable[[str], None]) -> 
                     state,
                     {"step": moment.step, "base": mark, "pending": moment.pending,
                      "metrics": metrics.sync(), "data": batches.state()},
-                    metrics=moment.numbers,
+                    metrics=moment.numbers if moment.step else None,  # the base is not best
                 )  # fmt: skip
 
             outcome = train(

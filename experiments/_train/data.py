@@ -1,0 +1,225 @@
+"""What is learnt from, and what is held out? Records read and split, encoded, and put in order."""
+
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from experiments._train.model import IMAGES
+from experiments._train.scoring import LANGUAGE, METRICS, Held
+from lorax.core.errors import LoraxError, check_choice
+from lorax.data.bucketing import Bucketed, buckets_up_to
+from lorax.data.divide import divide
+from lorax.data.encode import Encoded, encode
+from lorax.data.example import Example
+from lorax.data.glue import TASKS
+from lorax.data.order import Order, Sequential, Shuffled
+from lorax.data.packing import Packed
+from lorax.data.pipeline import Pipeline
+from lorax.data.read import Records, read
+from lorax.io.tokenizer import ByteTokenizer
+
+PACKINGS = ("none", "pack", "bucket")
+
+
+@dataclasses.dataclass(frozen=True)
+class Read:
+    """The records of every split, not yet encoded.
+
+    Attributes:
+      splits: "train", "validation", and "test" and "retention" where there are such.
+      labels: names of the classes.
+      metrics: what a classification or regression is scored by.
+    """
+
+    splits: Mapping[str, Records]
+    labels: tuple[str, ...]
+    metrics: tuple[str, ...]
+
+    def texts(self) -> Iterable[str]:
+        """All text of the training records, for a tokenizer to learn from."""
+        for row in self.splits["train"].rows:
+            for field in ("text", "pair", "prompt", "response"):
+                if row.get(field):
+                    yield row[field]
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """Examples to train on, in their order, and the held-out sets.
+
+    Attributes:
+      pipeline: of training batches, this process's rows.
+      held: by name.
+      notes: what a reader of the report should know: rows skipped, examples cut.
+    """
+
+    pipeline: Pipeline
+    held: Mapping[str, Held]
+    notes: tuple[str, ...]
+
+
+def read_splits(config: Any) -> Read:
+    """All records that `config.data` names.
+
+    Raises:
+      LoraxError: a file that is not there, a bad row, an empty split.
+    """
+    data = config.data
+    train = _read(config, data.train, "train")
+    splits = {"train": train}
+    if data.validation or data.format == "toy":
+        splits["validation"] = _read(config, data.validation, "validation", train.labels)
+    else:
+        splits |= _divided(config, train)
+    if data.test:
+        splits["test"] = _read(config, data.test, "test", train.labels)
+    if data.limit:
+        shorter = splits["train"].rows[: data.limit]
+        splits["train"] = dataclasses.replace(splits["train"], rows=shorter)
+    if data.retention:
+        splits["retention"] = _retention(config)
+    metrics = METRICS.get(data.task, ())
+    if data.format == "glue":
+        metrics = TASKS[data.name].metrics
+    return Read(splits, train.labels, metrics)
+
+
+def labels_of(config: Any, found: Read) -> int | None:
+    """Outputs of the model's head: classes, 1 for regression, None for a language model."""
+    if config.data.task in LANGUAGE:
+        return None
+    return 1 if config.data.task == "regression" else len(found.labels)
+
+
+def make_data(config: Any, found: Read, tokenizer: Any, max_length: int | None) -> Data:
+    """Examples and batches of every split.
+
+    Raises:
+      LoraxError: rows longer than the model reads, an example that is too long, a batch that
+        cannot be split over the processes.
+    """
+    data = config.data
+    if max_length is not None and data.length > max_length:
+        raise LoraxError(
+            f"config.data.length is {data.length}, but the model reads at most {max_length} tokens "
+            f"of a row: set --config.data.length={max_length} or lower"
+        )
+    check_choice("config.data.packing", data.packing, PACKINGS)
+    encoded = {
+        name: _encode(config, name, split, tokenizer) for name, split in found.splits.items()
+    }
+    order = _order(config, encoded["train"].examples)
+    pad = getattr(tokenizer, "pad", None) or 0
+    pipeline = Pipeline(
+        encoded["train"].examples, order, pad=pad,
+        process=(jax.process_index(), jax.process_count()), workers=data.workers,
+    )  # fmt: skip
+    held = {
+        name: _held(config, name, encoded[name], found.splits[name], tokenizer, pad)
+        for name in encoded
+        if name != "train"
+    }
+    return Data(pipeline, held, tuple(_notes(found.splits, encoded)))
+
+
+def example_inputs(config: Any, found: Read | None) -> jax.ShapeDtypeStruct:
+    """The form of one row of inputs, with a batch axis of 1."""
+    if config.model.family in IMAGES and not config.model.source:
+        shape = np.shape(found.splits["train"].rows[0]["image"]) if found else (28, 28)
+        return jax.ShapeDtypeStruct((1, *shape), np.float32)
+    return jax.ShapeDtypeStruct((1, config.data.length), np.int32)
+
+
+def _read(config: Any, path: str, split: str, labels: Sequence[str] = ()) -> Records:
+    data = config.data
+    toy = data.format == "toy"
+    if not path and not toy:
+        raise LoraxError(
+            f"config.data.{split} is empty: expected a path; set --config.data.{split}"
+        )
+    images = config.model.family in IMAGES and not config.model.source
+    return read(
+        data.format, split if toy else path, task=data.task, columns=data.columns.to_dict(),
+        labels=labels or data.labels, name="images" if toy and images else data.name,
+        template=data.template, on_bad_row=data.on_bad_row,
+    )  # fmt: skip
+
+
+def _divided(config: Any, whole: Records) -> dict[str, Records]:
+    """The splits that are cut from `train`; none that has a file of its own."""
+    shares = (*config.data.split, 0.0, 0.0)[:3]
+    try:
+        parts = divide(whole.rows, shares)
+    except LoraxError as error:
+        raise LoraxError(f"config.data.split={shares} of '{whole.source}': {error}") from None
+    named = zip(("train", "validation", "test"), parts, strict=True)
+    return {name: dataclasses.replace(whole, rows=rows) for name, rows in named if rows}
+
+
+def _retention(config: Any) -> Records:
+    """Text of another kind, for what is forgotten."""
+    data = config.data
+    if data.task not in LANGUAGE:
+        raise LoraxError(
+            f"config.data.retention is '{data.retention}', but the task {data.task} predicts no "
+            "text: leave it empty"
+        )
+    format = "python" if data.format == "python" else "text"
+    found = read(format, data.retention, task="language")
+    if not data.retention_characters:
+        return found
+    text = "\n\n".join(row["text"] for row in found.rows)[: data.retention_characters]
+    return dataclasses.replace(found, rows=[{"text": text, "where": data.retention}])
+
+
+def _encode(config: Any, name: str, split: Records, tokenizer: Any) -> Encoded:
+    data = config.data
+    task = "language" if name == "retention" else data.task
+    return encode(split.rows, tokenizer, task=task, length=data.length, too_long=data.too_long)
+
+
+def _order(config: Any, examples: Sequence[Example]) -> Order:
+    data, batch, seed = config.data, config.train.batch, config.seed.data
+    if examples[0].tokens.ndim > 1:
+        return Shuffled(examples=len(examples), batch=batch, seed=seed)
+    lengths = tuple(len(example.tokens) for example in examples)
+    if data.packing == "pack":
+        return Packed(lengths=lengths, batch=batch, tokens=data.length, seed=seed)
+    if data.packing == "bucket":
+        buckets = data.buckets or buckets_up_to(data.length)
+        return Bucketed(lengths=lengths, batch=batch, buckets=buckets, seed=seed)
+    return Shuffled(examples=len(examples), batch=batch, seed=seed, tokens=data.length)
+
+
+def _held(
+    config: Any, name: str, encoded: Encoded, split: Records, tokenizer: Any, pad: int
+) -> Held:
+    """Spread over all of it where `config.eval.limit` cuts it short."""
+    examples, limit = encoded.examples, config.eval.limit
+    size: int | None = encoded.bytes or None
+    if limit and limit < len(examples):
+        examples = [examples[i * len(examples) // limit] for i in range(limit)]
+        size = None
+        if isinstance(tokenizer, ByteTokenizer) and tokenizer.eos is None:
+            size = sum(int(example.mask.sum()) for example in examples)
+    tokens = 0
+    if examples[0].tokens.ndim == 1:
+        longest = max(len(example.tokens) for example in examples)
+        tokens = min(bound for bound in buckets_up_to(config.data.length) if bound >= longest)
+    batch = config.eval.batch or config.train.batch
+    order = Sequential(examples=len(examples), batch=batch, tokens=tokens)
+    pipeline = Pipeline(examples, order, pad=pad)
+    batches = [pipeline[step] for step in range(len(pipeline))]
+    return Held(name, examples, batches, split.rows, size)
+
+
+def _notes(splits: Mapping[str, Records], encoded: Mapping[str, Encoded]) -> Iterable[str]:
+    for name, split in splits.items():
+        if split.skipped:
+            yield f"{name}: {split.skipped} bad rows left out, {split.first_skipped} first"
+        for what, count in (("cut", encoded[name].cut), ("skipped", encoded[name].skipped)):
+            if count:
+                yield f"{name}: {count} of {len(split.rows)} were too long and {what}"

@@ -1,0 +1,122 @@
+"""How does a config say what learns, and how? The adapter, its start, the loss, the optimizer."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import optax
+
+import lorax
+from experiments._train.model import Subject
+from experiments._train.scoring import LANGUAGE
+from lorax.adapters.full import Full
+from lorax.core.errors import LoraxError
+from lorax.io.checkpoint import load_adapter
+from lorax.models import MLP, LeNet
+from lorax.train.losses import classification_loss, next_token_loss, regression_loss
+from lorax.train.optim import adamw
+from lorax.train.schedules import schedule
+from lorax.train.step import Loss, Schedule
+
+
+def make_adapter(config: Any) -> lorax.Adapter:
+    """What `config.adapter` and `config.also_train` describe.
+
+    Raises:
+      LoraxError: an adapter that cannot be.
+    """
+    fields = config.adapter.to_dict()
+    if tuple(fields.get("where", ())) == ("all-linear",):
+        fields["where"] = "all-linear"
+    try:
+        adapter = lorax.from_dict(fields)
+        if not config.also_train:
+            return adapter
+        return lorax.Chain(adapter, Full(where=tuple(config.also_train)))
+    except LoraxError as error:
+        raise LoraxError(f"config.adapter: {error}") from None
+
+
+def program(subject: Subject) -> Callable[..., Any]:
+    """The bare program of (params, inputs, ...): images come without a channel axis."""
+    apply = subject.model.apply
+    if isinstance(subject.model, MLP):
+        return lambda params, images: apply(params, images.reshape(images.shape[0], -1))
+    if isinstance(subject.model, LeNet):
+        return lambda params, images: apply(params, images.reshape(*images.shape[:3], -1))
+    return apply
+
+
+def make_loss(config: Any, fn: Callable[..., Any], adapter: lorax.Adapter) -> Loss:
+    """The loss of `config.data.task`, with the dropout of the model and of the adapter."""
+    part = config.optimizer
+    dropout = bool(config.model.dropout)
+    if config.data.task in LANGUAGE:
+        return next_token_loss(
+            fn, adapter, label_smoothing=part.label_smoothing, chunk=part.chunk, dropout=dropout
+        )
+    if config.data.task == "regression":
+        return regression_loss(fn, adapter, dropout=dropout)
+    return classification_loss(fn, adapter, label_smoothing=part.label_smoothing, dropout=dropout)
+
+
+def make_optimizer(part: Any, steps: int) -> tuple[optax.GradientTransformation, Schedule]:
+    """AdamW and the schedule inside it, of `config.optimizer`, for a run of `steps` updates.
+
+    Raises:
+      LoraxError: numbers that make none, naming the part of the config.
+    """
+    try:
+        rate = schedule(
+            part.schedule, part.learning_rate, steps,
+            warmup=part.warmup, warmup_ratio=part.warmup_ratio, final=part.final,
+        )  # fmt: skip
+        tx = adamw(
+            rate, part.weight_decay, part.clip or None,
+            b1=part.b1, b2=part.b2, eps=part.eps, loraplus=part.loraplus,
+        )  # fmt: skip
+    except LoraxError as error:
+        raise LoraxError(f"config.optimizer: {error}") from None
+    return tx, rate
+
+
+def first_delta(
+    config: Any, fn: Callable[..., Any], adapter: lorax.Adapter, base: Any, example: Any
+) -> Any:
+    """The delta that training begins with: drawn, or that of `config.adapter_from` where it fits.
+
+    Raises:
+      LoraxError: the adapter does not fit the model, or no leaf of the saved one fits.
+    """
+    delta = lorax.adapt(fn, adapter).init(jax.random.key(config.seed.init), base, example)
+    if not config.adapter_from:
+        return delta
+    _, saved = load_adapter(config.adapter_from)
+    found = {_name(path): leaf for path, leaf in _leaves(saved)}
+    taken = 0
+
+    def one(path: Any, leaf: Any) -> Any:
+        nonlocal taken
+        other = found.get(_name(path))
+        if other is None or other.shape != leaf.shape:
+            return leaf  # a head of another number of classes begins anew
+        taken += 1
+        return other.astype(leaf.dtype)
+
+    delta = jax.tree_util.tree_map_with_path(one, delta)
+    if not taken:
+        raise LoraxError(
+            f"config.adapter_from='{config.adapter_from}' shares no leaf with this adapter: "
+            "expected the same model, targets and rank"
+        )
+    return delta
+
+
+def _leaves(tree: Any) -> list[tuple[Any, Any]]:
+    return jax.tree_util.tree_flatten_with_path(tree)[0]
+
+
+def _name(path: Any) -> str:
+    """Where a leaf is, whatever member of a `Chain` it belongs to."""
+    kept = [key for key in path if not isinstance(key, jax.tree_util.SequenceKey)]
+    return jax.tree_util.keystr(tuple(kept))

@@ -1,0 +1,57 @@
+"""Trains what a config page describes, in a workdir, and goes on there when it is run again.
+
+    python -m experiments.train --config=configs/quickstart.py --workdir=runs/q \\
+        --config.adapter.rank=4
+    python -m experiments.train --config=configs/e2e_gpt2_medium.py:smoke --workdir=runs/smoke
+    python -m experiments.train --config=configs/gpt3_175b.py --dry_run
+
+A new workdir starts; an unfinished run of the same config goes on from its last checkpoint, after a
+kill too; a finished one shows its report; a workdir of another config is refused.
+SIGTERM and SIGINT save first; the exit code is then 143 or 130.
+"""
+
+from experiments import _cli, _memory
+
+FLAGS = (
+    _cli.Flag("dry_run", False, "show config, coverage, parameters and memory; do nothing"),
+    _cli.Flag("distributed", "", "auto, or HOST:PORT,PROCESSES,INDEX of several processes"),
+)
+
+
+def verb(call: _cli.Call) -> None:
+    """Trains, or shows what would be trained."""
+    _memory.keep_freed()
+    if call.flags["distributed"]:
+        _connect(str(call.flags["distributed"]))
+    if call.flags["dry_run"]:
+        from experiments._train import preview
+
+        return preview.show(call)
+    from experiments._train import run
+
+    return run.tell(call)
+
+
+def _connect(text: str) -> None:
+    """Meets the other processes, before anything else of JAX is used."""
+    import jax
+
+    if text == "auto":
+        jax.distributed.initialize()
+        return
+    parts = text.split(",")
+    if len(parts) != 3 or not (parts[1].isdecimal() and parts[2].isdecimal()):
+        raise _cli.UsageError(
+            f"--distributed='{text}': expected auto, or HOST:PORT,PROCESSES,INDEX such as "
+            "127.0.0.1:1234,2,0"
+        )
+    jax.distributed.initialize(parts[0], int(parts[1]), int(parts[2]))
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The exit code of the verb on `argv`, the process's own arguments by default."""
+    return _cli.run(verb, __doc__, config="configs/quickstart.py", argv=argv, flags=FLAGS)
+
+
+if __name__ == "__main__":
+    _cli.enter(main)
