@@ -82,7 +82,9 @@ def _data() -> dict:
         "task": "language",  # language, completion, classification or regression
         "format": "text",  # text, jsonl, csv, tsv, glue, e2e, instructions, mnist, python or toy
         "name": "",  # of a GLUE task
-        "train": "",  # paths, names below LORAX_DATA, or hub:dataset/id:split; globs may be given
+        # paths, names below LORAX_DATA, or hub:dataset/id:split; globs may be given; of the format
+        # python: source or english
+        "train": "",
         "validation": "",  # empty: cut from the end of train
         "test": "",
         "retention": "",  # another held-out set, for what is forgotten
@@ -149,7 +151,7 @@ def _eval() -> dict:
     }
 
 
-_FREE = ("adapter", "model.fields", "data.columns")
+_FREE = ("adapter", "model.fields")
 """Parts whose fields depend on what is chosen there."""
 
 

@@ -99,7 +99,7 @@ def smoke(config: ConfigDict, length: int = 32) -> None:
     config.eval.update({"every": 2, "batch": 0, "limit": 4, "max_new_tokens": 4})
     config.eval.generate = 2 if config.eval.generate else 0
     config.eval.beams = min(config.eval.beams, 2)
-    config.checkpoint.update({"every": 2, "keep": 1})
+    config.checkpoint.update({"every": 2, "keep": 1, "best": ""})
     if config.pretrain.steps:
         config.pretrain.update({"steps": 2, "batch": 2, "warmup": 0, "format": "toy", "train": ""})
     config.adapter_from, config.plan_only = "", False

@@ -27,7 +27,8 @@ the copy huggyllama/llama-7b or -13b of the Hugging Face Hub; --config.model.sou
 repository, or a directory.
 
 What differs: the loss is on the response alone, as Stanford's code has it (alpaca-lora's default
-counts the prompt too). One example in fifty is held out; Stanford held out none.
+counts the prompt too). What is longer than 512 tokens loses the beginning of its prompt, there the
+end. One example in fifty is held out; Stanford held out none.
 """
 
 from ml_collections import ConfigDict

@@ -29,6 +29,7 @@ What differs, and what is open:
  - The paper adapts query and value, 4 ranks each, by two pairs. GPT-2 keeps query, key and value in
    one matrix, which lorax adapts as a whole: one pair of rank 4, so the three share A, and the key
    moves too. The count is the same, 393,216; the paper prints 0.35M, which its formula is not.
+ - Between a meaning and its text stands `||`, as in the files; the authors put GPT-2's end-of-text.
  - Length penalty 0.9 as in table 11; the authors' command has 0.8.
  - `dropout` of table 11 is read as LoRA's own, as in that command; the model's is 0.
  - Lines are batched by length (none is above 132 tokens); the authors pad all to 512.

@@ -36,9 +36,11 @@ def get_config(arg: str = "") -> ConfigDict:
     config.model.update({**model, "scan": True, "dropout": 0.1})
     config.model.fields = ConfigDict({"vocab_size": 51200})
     config.adapter.update({"rank": 8, "alpha": 32.0})
-    data = {"task": "completion", "format": "csv", "train": "korean_chatbot/ChatbotData.csv.xz"}
-    config.data.update({**data, "length": 64, "packing": "bucket"})
+    # instructions, for the empty line that the template puts between the two
+    data = {"task": "completion", "format": "instructions", "template": "plain"}
+    config.data.update({**data, "train": "korean_chatbot/ChatbotData.csv.xz"})
     config.data.columns.update({"prompt": "Q", "response": "A"})
+    config.data.update({"length": 64, "packing": "bucket"})
     config.train.update({"batch": 32, "epochs": 5, "log_every": 50})
     config.optimizer.update({"learning_rate": 2e-4, "warmup": 100, "weight_decay": 0.01})
     config.eval.update({"every": 296, "batch": 64, "generate": 100, "max_new_tokens": 32})
