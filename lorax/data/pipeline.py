@@ -5,6 +5,7 @@ threads and worker processes only compute ahead of it.
 """
 
 import dataclasses
+import functools
 import os
 import signal
 import sys
@@ -83,10 +84,15 @@ class Pipeline:
         return collate(
             [[self.examples[i] for i in row] for row in rows],
             self.order.length(step),
-            like=self.examples[0],
+            like=self._like,
             pad=self.pad,
             packed=self.order.packed,
         )
+
+    @functools.cached_property
+    def _like(self) -> Example:
+        """Read once: examples may be computed when they are asked for."""
+        return self.examples[0]
 
     def __iter__(self) -> "Batches":
         """All steps, from the first; without end if the order has none."""
