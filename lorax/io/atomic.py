@@ -1,8 +1,12 @@
-"""How does a directory appear whole or not at all? Written beside its place, then renamed."""
+"""How does a directory appear whole or not at all? Written beside its place, then renamed.
+
+Whole also after the machine went down: all of it is on the disk before it gets its name.
+"""
 
 import contextlib
 import os
 import pathlib
+import re
 import shutil
 import uuid
 from collections.abc import Iterator
@@ -11,6 +15,8 @@ from lorax.core.errors import LoraxError
 from lorax.io.place import place
 
 Path = str | os.PathLike[str]
+
+_LEFTOVER = re.compile(r"\.(.+)\.[0-9a-f]{8}\.(partial|old)")
 
 
 @contextlib.contextmanager
@@ -29,11 +35,13 @@ def new_directory(directory: Path, mark: str, *, overwrite: bool = False) -> Ite
     """
     target = pathlib.Path(os.path.abspath(place(directory)))
     check_free(target, mark, overwrite)
-    partial = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.partial")
+    partial = _beside(target)
     try:
         partial.mkdir(parents=True)
         yield partial
+        _sync(partial)
         put_in_place(partial, target)
+        _sync(target.parent, deep=False)
     except OSError as error:
         raise LoraxError(
             f"cannot write '{target}' ({error.strerror or error}): make the folder writable and "
@@ -73,3 +81,67 @@ def put_in_place(partial: pathlib.Path, target: pathlib.Path) -> None:
         raise
     if old is not None:
         shutil.rmtree(old, ignore_errors=True)
+
+
+def discard(target: pathlib.Path) -> None:
+    """Deletes a directory so that it is never seen in part; one that the disk keeps is let be."""
+    going = _beside(target)
+    with contextlib.suppress(OSError):
+        target.rename(going)
+        shutil.rmtree(going, ignore_errors=True)
+
+
+def clear_leftovers(folder: pathlib.Path) -> None:
+    """Removes from `folder` what writers left that were killed; no writer may be at work there.
+
+    A directory that was about to be replaced, and whose successor never came, gets its name back.
+    """
+    for leftover in sorted(folder.glob(".*")):
+        name = _LEFTOVER.fullmatch(leftover.name)
+        if name is None or not leftover.is_dir():
+            continue
+        target = folder / name[1]
+        if name[2] == "old" and not target.exists():
+            with contextlib.suppress(OSError):
+                leftover.rename(target)
+        else:
+            shutil.rmtree(leftover, ignore_errors=True)
+
+
+def lock(folder: pathlib.Path) -> int | None:
+    """A descriptor that keeps other writers from `folder` until it is closed; None if one has it.
+
+    A kill closes it. Where the file system knows no locks, the caller sees to it that there is one
+    writer.
+
+    Raises:
+      OSError: the folder cannot be opened.
+    """
+    import fcntl  # not everywhere, and adapters are written everywhere
+
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        return None
+    except OSError:
+        pass
+    return descriptor
+
+
+def _beside(target: pathlib.Path) -> pathlib.Path:
+    return target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.partial")
+
+
+def _sync(folder: pathlib.Path, *, deep: bool = True) -> None:
+    """Waits until the disk has `folder`, its files and folders first if `deep`."""
+    for path in [*(folder.rglob("*") if deep else ()), folder]:
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        except OSError:
+            if not path.is_dir():  # not every file system knows it of folders
+                raise
+        finally:
+            os.close(descriptor)

@@ -8,23 +8,17 @@
 The base is never part of it. One process writes; a directory appears whole or not at all.
 """
 
-import contextlib
-import errno
 import json
-import logging
 import os
 import pathlib
-import shutil
-import zlib
-from collections.abc import Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from lorax.core.adapter import Adapter, Delta, check_adapter, from_dict
 from lorax.core.errors import LoraxError
+from lorax.io import arrays as store
 from lorax.io.atomic import Path, new_directory
 from lorax.io.form import abstract_arrays, build, describe, named_arrays
 from lorax.io.place import place
@@ -32,8 +26,6 @@ from lorax.io.place import place
 FORMAT = 1
 JSON_NAME = "adapter.json"
 ARRAYS_NAME = "arrays"
-OVERHEAD = 1 << 17
-"""Bytes, generously, that a checkpoint takes beyond its arrays."""
 
 
 def save_adapter(
@@ -62,12 +54,8 @@ def save_adapter(
         )
     description, arrays = _description(adapter, delta), named_arrays(delta)
     with new_directory(directory, JSON_NAME, overwrite=overwrite) as partial:
-        _check_space(partial, delta)
-        try:
-            _save_arrays(partial / ARRAYS_NAME, arrays)
-        except (ValueError, RuntimeError) as error:  # how Orbax tells of a disk that refuses
-            raise OSError(_reason(error)) from None
-        description["files"] = _checksums(partial)
+        store.save_arrays(partial / ARRAYS_NAME, arrays)
+        description["files"] = store.checksums(partial)
         (partial / JSON_NAME).write_text(_readable(description, depth=3) + "\n", "utf-8")
 
 
@@ -90,9 +78,13 @@ def load_adapter(directory: Path) -> tuple[Adapter, Delta]:
         raise LoraxError(f"'{source / JSON_NAME}': {error}") from None
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise _damaged(source / JSON_NAME, f"no valid entry {error}") from None
-    _check_files(source, files)
-    arrays = _load_arrays(source / ARRAYS_NAME, wanted)
-    return adapter, build(form, arrays)
+    try:
+        store.check_files(source, files)
+        _compare(source / ARRAYS_NAME, wanted)
+        arrays = store.load_arrays(source / ARRAYS_NAME, wanted)
+    except store.Damaged as error:
+        raise _damaged(error.file, error.reason) from None
+    return adapter, build(form, {name: jnp.asarray(array) for name, array in arrays.items()})
 
 
 def size_on_disk(directory: Path) -> int:
@@ -125,14 +117,6 @@ def _readable(value: Any, depth: int, indent: str = "") -> str:
     return "{\n" + ",\n".join(lines) + f"\n{indent}}}"
 
 
-def _check_space(folder: pathlib.Path, delta: Delta) -> None:
-    """A disk that is full half-way makes Orbax's threads print tracebacks beside what it raises."""
-    needed = OVERHEAD + sum(leaf.nbytes for leaf in jax.tree.leaves(delta))
-    free = shutil.disk_usage(folder).free
-    if free < needed:
-        raise OSError(errno.ENOSPC, f"{needed:,} bytes needed, {free:,} free")
-
-
 def _read_json(source: pathlib.Path) -> dict[str, Any]:
     file = source / JSON_NAME
     if not source.is_dir():
@@ -148,7 +132,9 @@ def _read_json(source: pathlib.Path) -> dict[str, Any]:
             "the path (a PEFT directory has adapter_config.json instead)"
         ) from None
     except OSError as error:
-        raise LoraxError(f"cannot read '{file}' ({_reason(error)}): make it readable") from None
+        raise LoraxError(
+            f"cannot read '{file}' ({store.reason(error)}): make it readable"
+        ) from None
     except ValueError as error:
         raise _damaged(file, f"not JSON: {error}") from None
     version = saved.get("format") if isinstance(saved, dict) else None
@@ -162,87 +148,17 @@ def _read_json(source: pathlib.Path) -> dict[str, Any]:
     return saved
 
 
-def _save_arrays(directory: pathlib.Path, arrays: dict[str, Any]) -> None:
-    import orbax.checkpoint as ocp
-
-    with _quiet(), ocp.PyTreeCheckpointer() as checkpointer:
-        checkpointer.save(directory, arrays)
-
-
-def _load_arrays(directory: pathlib.Path, wanted: dict[str, Any]) -> dict[str, Any]:
-    import orbax.checkpoint as ocp
-
-    try:
-        with _quiet(), ocp.StandardCheckpointer() as checkpointer:
-            _compare(directory, checkpointer.metadata(directory).item_metadata, wanted)
-            restored = checkpointer.restore(directory, wanted)
-            return {name: jnp.asarray(np.asarray(x)) for name, x in restored.items()}
-    except LoraxError:
-        raise
-    except Exception as error:  # Orbax and TensorStore raise many types, with pages of text
-        raise _damaged(directory, _reason(error)) from None
-
-
-def _checksums(folder: pathlib.Path) -> dict[str, list[int]]:
-    """Size and CRC-32 of each file below `folder`, by its relative path."""
-    files = sorted(file for file in folder.rglob("*") if file.is_file())
-    return {file.relative_to(folder).as_posix(): _checksum(file) for file in files}
-
-
-def _checksum(file: pathlib.Path) -> list[int]:
-    size, crc = 0, 0
-    with open(file, "rb") as stream:
-        while chunk := stream.read(1 << 20):
-            size, crc = size + len(chunk), zlib.crc32(chunk, crc)
-    return [size, crc]
-
-
-def _check_files(source: pathlib.Path, files: dict[str, list[int]]) -> None:
-    """Damage is found here and named by file; TensorStore would tell it in pages of text."""
-    for name, expected in files.items():
-        try:
-            found = _checksum(source / name)
-        except OSError as error:
-            raise _damaged(source / name, _reason(error)) from None
-        if found != expected:
-            what = (
-                "its content changed"
-                if found[0] == expected[0]
-                else (f"{found[0]} bytes instead of {expected[0]}")
-            )
-            raise _damaged(source / name, what)
-
-
-def _compare(directory: pathlib.Path, metadata: Any, wanted: dict[str, Any]) -> None:
+def _compare(folder: pathlib.Path, wanted: dict[str, Any]) -> None:
     """The entries on disk are those of adapter.json, in name, shape and dtype."""
-    found = dict(metadata.tree if hasattr(metadata, "tree") else metadata)
+    found = store.stored_forms(folder)
     for name in sorted(set(found) ^ set(wanted)):
         which = "lacks" if name in wanted else "holds an unknown entry"
-        raise _damaged(directory, f"it {which} '{name}'")
+        raise _damaged(folder, f"it {which} '{name}'")
     for name, leaf in wanted.items():
-        on_disk = tuple(found[name].shape), str(found[name].dtype)
-        if on_disk != (tuple(leaf.shape), str(leaf.dtype)):
+        if found[name] != (tuple(leaf.shape), str(leaf.dtype)):
             raise _damaged(
-                directory, f"'{name}' is {on_disk}, {JSON_NAME} says {leaf.shape}, {leaf.dtype}"
+                folder, f"'{name}' is {found[name]}, {JSON_NAME} says {leaf.shape}, {leaf.dtype}"
             )
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Orbax logs through absl; what matters is raised as well."""
-    logger = logging.getLogger("absl")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
-
-
-def _reason(error: BaseException) -> str:
-    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    first = text.strip().splitlines()[0]
-    return first if len(first) <= 160 else first[:157] + "..."
 
 
 def _damaged(file: pathlib.Path, reason: str) -> LoraxError:

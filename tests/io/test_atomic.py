@@ -1,7 +1,10 @@
+import fcntl
+import os
+
 import pytest
 
 from lorax import LoraxError
-from lorax.io.atomic import new_directory
+from lorax.io.atomic import clear_leftovers, discard, lock, new_directory
 
 
 def _write(folder, text="{}"):
@@ -47,3 +50,56 @@ def test_overwrite_on_request_and_only_of_its_own_kind(tmp_path):
         with pytest.raises(LoraxError, match="holds no mark.json"):
             with new_directory(tmp_path / name, "mark.json", overwrite=True):
                 pass
+
+
+def test_everything_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
+    synced = []
+    monkeypatch.setattr(os, "fsync", lambda descriptor: synced.append(os.fstat(descriptor).st_ino))
+    with new_directory(tmp_path / "adapter", "mark.json") as folder:
+        _write(folder)
+        (folder / "inner").mkdir()
+        _write(folder / "inner")
+        wanted = [folder, *folder.rglob("*")]
+        inodes = {path.stat().st_ino for path in wanted}
+    assert len(inodes) == 4 and inodes <= set(synced)
+    assert synced[-1] == tmp_path.stat().st_ino
+
+
+def test_discarded_is_gone_or_untouched(tmp_path):
+    (tmp_path / "a").mkdir()
+    _write(tmp_path / "a")
+    discard(tmp_path / "a")
+    discard(tmp_path / "never")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_leftovers_are_cleared_and_nothing_else(tmp_path):
+    names = [".a.0123abcd.partial", ".b.0123abcd.old", ".c.0123abcd.old", "c", ".d.partial", "e"]
+    for name in names:
+        (tmp_path / name).mkdir()
+        _write(tmp_path / name, name)
+    (tmp_path / ".f.0123abcd.partial").write_text("a file")
+    clear_leftovers(tmp_path)
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == {"b", "c", ".d.partial", "e", ".f.0123abcd.partial"}
+    assert (tmp_path / "b" / "mark.json").read_text() == ".b.0123abcd.old"
+    assert (tmp_path / "c" / "mark.json").read_text() == "c"
+
+
+def test_a_lock_has_one_holder(tmp_path):
+    first = lock(tmp_path)
+    assert first is not None and lock(tmp_path) is None
+    os.close(first)
+    second = lock(tmp_path)
+    assert second is not None
+    os.close(second)
+
+
+def test_a_file_system_without_locks_is_left_to_the_caller(tmp_path, monkeypatch):
+    def unsupported(*_):
+        raise OSError(95, "Operation not supported")
+
+    monkeypatch.setattr(fcntl, "flock", unsupported)
+    descriptor = lock(tmp_path)
+    assert descriptor is not None
+    os.close(descriptor)

@@ -14,7 +14,7 @@ import pytest
 
 import lorax
 from lorax.core.errors import LoraxError
-from lorax.io import atomic, checkpoint
+from lorax.io import arrays, atomic
 from lorax.io.checkpoint import load_adapter, save_adapter, size_on_disk
 from lorax.models.mlp import MLP
 from lorax.train.optim import adamw
@@ -128,7 +128,7 @@ def test_overwrite_replaces_an_adapter_and_nothing_else(copy, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "place", [(checkpoint, "_save_arrays"), (atomic, "put_in_place")], ids=["arrays", "rename"]
+    "place", [(arrays, "save_arrays"), (atomic, "put_in_place")], ids=["arrays", "rename"]
 )
 @pytest.mark.parametrize("existing", [False, True])
 def test_a_failure_leaves_what_was_there(copy, tmp_path, monkeypatch, place, existing):

@@ -1,0 +1,145 @@
+"""How does a pytree become named arrays on the host, and a pytree again? Does a saved one fit?
+
+An array's name is the way to it, `delta/params/query/kernel/A`. Its form is what can be compared
+without reading it: {"shape": [768, 8], "dtype": "float32"}. PRNG keys are stored as their data.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lorax.core.errors import LoraxError, LoraxTypeError
+
+Tree = Any
+Form = dict[str, Any]
+
+
+def named_leaves(tree: Tree) -> dict[str, Any]:
+    """The leaves of `tree` by name, in tree order.
+
+    Raises:
+      LoraxError: a leaf is no array, or two have one name.
+    """
+    leaves: dict[str, Any] = {}
+    for keys, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
+        name = jax.tree_util.keystr(keys, simple=True, separator="/")
+        if not hasattr(leaf, "shape") or not hasattr(leaf, "dtype"):
+            raise LoraxTypeError(
+                f"'{name}' is a {type(leaf).__name__}: expected a tree of arrays; other values "
+                "belong in info"
+            )
+        if name in leaves:
+            raise LoraxError(f"two arrays are named '{name}': expected distinct keys")
+        leaves[name] = leaf
+    return leaves
+
+
+def forms(leaves: Mapping[str, Any]) -> dict[str, Form]:
+    """The form of each array, concrete or abstract."""
+    return {
+        name: {"shape": list(leaf.shape), "dtype": str(leaf.dtype)} for name, leaf in leaves.items()
+    }
+
+
+def key_impls(leaves: Mapping[str, Any]) -> dict[str, str]:
+    """The implementation of each PRNG key among the arrays, "threefry2x32" say."""
+    return {name: str(jax.random.key_impl(leaf)) for name, leaf in leaves.items() if _is_key(leaf)}
+
+
+def host_copies(leaves: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Copies on the host, which stay when the arrays are donated.
+
+    Raises:
+      LoraxError: an array is spread over several processes.
+    """
+    for name, leaf in leaves.items():
+        if isinstance(leaf, jax.Array) and not (
+            leaf.is_fully_addressable or leaf.is_fully_replicated
+        ):
+            raise LoraxError(
+                f"'{name}' is spread over {jax.process_count()} processes: expected arrays that "
+                "each process has in full; replicate the delta and its optimizer state"
+            )
+    local = {name: _local(leaf) for name, leaf in leaves.items()}
+    for leaf in local.values():
+        if isinstance(leaf, jax.Array):
+            leaf.copy_to_host_async()
+    # on the CPU asarray would be a view of memory that a donated array gives away
+    return {name: np.array(leaf) for name, leaf in local.items()}
+
+
+def rebuild(like: Tree, arrays: Mapping[str, np.ndarray], impls: Mapping[str, str]) -> Tree:
+    """The tree of the form of `like` with `arrays`, which `host_copies` made, and its `key_impls`.
+
+    Arrays are committed to no device; where `like` holds NumPy's, so does the result.
+    """
+
+    def leaf(name: str, wanted: Any) -> Any:
+        if isinstance(wanted, np.ndarray | np.generic):
+            return arrays[name]
+        array = jnp.asarray(arrays[name])
+        return jax.random.wrap_key_data(array, impl=impls[name]) if name in impls else array
+
+    leaves = [leaf(name, wanted) for name, wanted in named_leaves(like).items()]
+    return jax.tree.unflatten(jax.tree.structure(like), leaves)
+
+
+def misfit(saved: Mapping[str, Form], wanted: Mapping[str, Form]) -> str:
+    """What sets a saved tree apart from the one that is wanted; "" if nothing does.
+
+    Only the first branch of the tree that differs is told, the delta before its optimizer state:
+    differences below the others mostly follow from it.
+    """
+    names = [name for name in {**wanted, **saved} if saved.get(name) != wanted.get(name)]
+    branch = names[0].partition("/")[0] if names else ""
+    found: dict[str, tuple[str, int]] = {}
+    for name in (name for name in names if name.partition("/")[0] == branch):
+        if _follows(name, saved, wanted):
+            continue
+        kind, text = _difference(name, saved.get(name), wanted.get(name))
+        first, more = found.get(kind, (text, -1))
+        found[kind] = first, more + 1
+    return "; ".join(f"{text} (and {n} more)" if n else text for text, n in found.values())
+
+
+def _is_key(leaf: Any) -> bool:
+    return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def _local(leaf: Any) -> Any:
+    if not isinstance(leaf, jax.Array):
+        return leaf
+    leaf = leaf if leaf.is_fully_addressable else leaf.addressable_data(0)
+    return jax.random.key_data(leaf) if _is_key(leaf) else leaf
+
+
+def _rank(name: str, saved: Mapping[str, Form], wanted: Mapping[str, Form]) -> bool:
+    """Do the two differ in the rank of this A, and in nothing else?"""
+    old, new = saved.get(name), wanted.get(name)
+    if not name.endswith("/A") or old is None or new is None or old["dtype"] != new["dtype"]:
+        return False
+    return old["shape"] != new["shape"] and old["shape"][:-1] == new["shape"][:-1]
+
+
+def _follows(name: str, saved: Mapping[str, Form], wanted: Mapping[str, Form]) -> bool:
+    """Is this the B of an A whose rank is told?"""
+    return name.endswith("/B") and _rank(name[:-1] + "A", saved, wanted)
+
+
+def _difference(name: str, old: Form | None, new: Form | None) -> tuple[str, str]:
+    place = name.removeprefix("delta/")
+    if old is None:
+        return "lacks", f"it lacks '{place}'"
+    if new is None:
+        return "holds", f"it holds '{place}', which this config has not"
+    if _rank(name, {name: old}, {name: new}):
+        ranks = f"it has rank {old['shape'][-1]}, this config asks {new['shape'][-1]}"
+        return "rank", f"{ranks} at '{place.removesuffix('/A')}'"
+    return "form", f"it has {_text(old)}, this config asks {_text(new)} at '{place}'"
+
+
+def _text(form: Form) -> str:
+    return f"{form['dtype']}{form['shape']}"
