@@ -7,12 +7,10 @@ import jax
 import optax
 
 import lorax
-from experiments._train.model import Subject
 from experiments._train.scoring import LANGUAGE
 from lorax.adapters.full import Full
 from lorax.core.errors import LoraxError
 from lorax.io.checkpoint import load_adapter
-from lorax.models import MLP, LeNet
 from lorax.train.losses import classification_loss, next_token_loss, regression_loss
 from lorax.train.optim import adamw
 from lorax.train.schedules import schedule
@@ -35,16 +33,6 @@ def make_adapter(config: Any) -> lorax.Adapter:
         return lorax.Chain(adapter, Full(where=tuple(config.also_train)))
     except LoraxError as error:
         raise LoraxError(f"config.adapter: {error}") from None
-
-
-def program(subject: Subject) -> Callable[..., Any]:
-    """The bare program of (params, inputs, ...): images come without a channel axis."""
-    apply = subject.model.apply
-    if isinstance(subject.model, MLP):
-        return lambda params, images: apply(params, images.reshape(images.shape[0], -1))
-    if isinstance(subject.model, LeNet):
-        return lambda params, images: apply(params, images.reshape(*images.shape[:3], -1))
-    return apply
 
 
 def make_loss(config: Any, fn: Callable[..., Any], adapter: lorax.Adapter) -> Loss:

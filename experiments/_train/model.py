@@ -95,7 +95,7 @@ def make_subject(
         return _pretrained(config, tokenizer, labels)
     model = _fresh(part, tokenizer, labels)
     try:
-        base = jax.eval_shape(model.init, jax.random.key(0), example)
+        base = jax.eval_shape(_init(model), jax.random.key(0), example)
     except ValueError as error:
         raise LoraxError(f"config.model and config.data do not fit: {error}") from None
     return Subject(model, base, tokenizer)
@@ -106,8 +106,28 @@ def drawn(subject: Subject, config: Any, example: Any) -> Subject:
     if subject.loaded is not None:
         return subject
     example = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), example)
-    base = jax.jit(subject.model.init)(jax.random.key(config.seed.base), example)
+    base = jax.jit(_init(subject.model))(jax.random.key(config.seed.base), example)
     return dataclasses.replace(subject, base=base)
+
+
+def program(model: nn.Module) -> Callable[..., Any]:
+    """The bare program of (params, inputs, ...): `model.apply`, of images without channels."""
+    if not isinstance(model, tuple(IMAGES.values())):
+        return model.apply
+    return lambda params, images: model.apply(params, _presented(model, images))
+
+
+def _init(model: nn.Module) -> Callable[..., Any]:
+    return lambda key, inputs: model.init(key, _presented(model, inputs))
+
+
+def _presented(model: nn.Module, inputs: Any) -> Any:
+    """Images (B, height, width) as a model of `IMAGES` wants them; tokens as they are."""
+    if isinstance(model, lorax.models.MLP):
+        return inputs.reshape(inputs.shape[0], -1)
+    if isinstance(model, lorax.models.LeNet):
+        return inputs.reshape(*inputs.shape[:3], -1)
+    return inputs
 
 
 def _pretrained(config: Any, tokenizer: Tokenizer | None, labels: int | None) -> Subject:

@@ -4,16 +4,18 @@ from typing import Any
 
 import jax
 import numpy as np
+from ml_collections import ConfigDict
 
 from experiments._cli import Call
 from experiments._preflight import Preflight
 from experiments._preflight import show as show_preflight
 from experiments._train import method
-from experiments._train.data import example_inputs
-from experiments._train.model import make_subject
+from experiments._train.data import Read, example_inputs, labels_of, read_splits
+from experiments._train.model import make_subject, program
 from experiments._train.scoring import LANGUAGE
 from experiments._train.setting import check, make_setting, steps_of
 from lorax.core.errors import LoraxError
+from lorax.data import source
 from lorax.data.batch import Batch
 
 
@@ -27,8 +29,22 @@ def show(call: Call) -> None:
 
 
 def plan(config: Any, overrides: Any) -> Preflight:
-    """The preflight; data that is not there leaves the length of an epoch unknown."""
-    return _planned(config, overrides) if config.plan_only else _read(config, overrides)
+    """The preflight. Nothing is fetched: of a model on the hub the published size is planned.
+
+    Raises:
+      LoraxError: whatever of the config cannot be; a model on the hub of no known size.
+    """
+    check(config)
+    if config.plan_only:
+        return _planned(config, overrides, None)
+    if config.model.source and isinstance(source.find_or_name(config.model.source), str):
+        if not config.model.preset:
+            raise LoraxError(
+                f"config.model.source='{config.model.source}' is not here, and a dry run fetches "
+                "nothing: give a directory, or the size of the model in config.model.preset"
+            )
+        return _planned(config, overrides, read_splits(config))
+    return _read(config, overrides)
 
 
 def _read(config: Any, overrides: Any) -> Preflight:
@@ -44,24 +60,35 @@ def _read(config: Any, overrides: Any) -> Preflight:
     )  # fmt: skip
 
 
-def _planned(config: Any, overrides: Any) -> Preflight:
-    """Of a page that is a plan only: no data, and the shapes of a fresh model."""
-    check(config)
-    example = example_inputs(config, None)
-    subject = make_subject(config, None, example, None)
-    adapter, fn = method.make_adapter(config), method.program(subject)
-    rows = (config.train.batch, config.data.length)
-    batch = Batch(
-        *(jax.ShapeDtypeStruct(_part(config, rows), kind) for kind in (np.int32, np.int32, bool))
-    )
-    steps = steps_of(config, 0)
+def _planned(config: Any, overrides: Any, found: Read | None) -> Preflight:
+    """From the shapes of a published size, and the number of records where they are here."""
+    labels = labels_of(config, found) if found else None
+    rows = len(found.splits["train"].rows) if found else 0
+    steps = steps_of(config, -(-rows // config.train.batch))
     if not steps:
         raise LoraxError("config.train.steps is 0 in a plan without data: expected a number")
+    planned = ConfigDict(config.to_dict())
+    planned.model.source = ""
+    example = example_inputs(planned, None)
+    subject = make_subject(planned, None, example, labels)
+    adapter, fn = method.make_adapter(config), program(subject.model)
+    batch = _batch(config, labels)
     return Preflight(
         config, overrides, fn, (example,), method.make_loss(config, fn, adapter), adapter,
-        subject.base, batch, method.make_optimizer(config.optimizer, steps)[0], steps, None,
-        _logits(config, subject.model, batch),
+        subject.base, batch, method.make_optimizer(config.optimizer, steps)[0], steps,
+        rows or None, _logits(config, subject.model, batch),
     )  # fmt: skip
+
+
+def _batch(config: Any, labels: int | None) -> Batch:
+    """The shapes of a batch of full rows of tokens."""
+    rows = _part(config, (config.train.batch, config.data.length))
+    tokens = jax.ShapeDtypeStruct(rows, np.int32)
+    if labels is None:
+        return Batch(tokens, tokens, jax.ShapeDtypeStruct(rows, bool))
+    kind = np.float32 if config.data.task == "regression" else np.int32
+    targets = jax.ShapeDtypeStruct(rows[:1], kind)
+    return Batch(tokens, targets, jax.ShapeDtypeStruct(rows[:1], bool), segments=tokens)
 
 
 def _part(config: Any, shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -12,7 +12,7 @@ import lorax
 from configs import _page
 from experiments._train import method
 from experiments._train.data import Data, example_inputs, labels_of, make_data, read_splits
-from experiments._train.model import Subject, make_subject, make_tokenizer
+from experiments._train.model import Subject, make_subject, make_tokenizer, program
 from lorax.core.errors import LoraxError
 from lorax.train.step import Loss
 
@@ -61,7 +61,7 @@ def make_setting(config: Any) -> Setting:
     tokenizer = make_tokenizer(config.model, found.texts)
     subject = make_subject(config, tokenizer, example, labels_of(config, found))
     data = make_data(config, found, subject.tokenizer, subject.max_length)
-    adapter, fn = method.make_adapter(config), method.program(subject)
+    adapter, fn = method.make_adapter(config), program(subject.model)
     steps = steps_of(config, data.pipeline.steps_per_epoch)
     method.make_optimizer(config.optimizer, steps)
     setting = Setting(
