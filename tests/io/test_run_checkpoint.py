@@ -238,13 +238,13 @@ def test_a_failure_in_the_background_is_told_once(tmp_path, monkeypatch, surface
 
 
 def test_an_urgent_save_is_tried_after_a_failure(tmp_path, monkeypatch):
+    results = [failing, failing, failing, store.save_arrays]
+    monkeypatch.setattr(store, "save_arrays", lambda *arguments: results.pop(0)(*arguments))
     with Checkpoints(tmp_path) as checkpoints:
-        with monkeypatch.context() as patch:
-            patch.setattr(store, "save_arrays", failing)
-            checkpoints.save(2, small(2), {})
-            with pytest.raises(LoraxError, match="step 3 was not saved"):
-                checkpoints.save(3, small(3), {}, wait=True)
-            checkpoints.save(4, small(4), {})
+        checkpoints.save(2, small(2), {})
+        with pytest.raises(LoraxError, match="step 3 was not saved"):
+            checkpoints.save(3, small(3), {}, wait=True)
+        checkpoints.save(4, small(4), {})
         checkpoints.save(5, small(5), {}, wait=True)
         assert checkpoints.steps() == [5]
 
