@@ -48,7 +48,8 @@ class Run:
     @property
     def last_step(self) -> int:
         """The newest step that any record knows."""
-        return max((r.get("step") or 0 for r in (*self.train, *self.evals, self.result)), default=0)
+        steps = (number(r.get("step")) for r in (*self.train, *self.evals, self.result))
+        return int(max((step for step in steps if step is not None), default=0))
 
     def cost(self, *names: str) -> float | None:
         """The first of `names` that the result has, or the last record of training."""
@@ -118,8 +119,10 @@ def read(path: pathlib.Path, name: str) -> Workdir:
     if not (path / METRICS).read_bytes().endswith(b"\n"):
         odd.append(f"the last line of {METRICS} is torn and was left out")
     runs, baselines = _sorted(records)
-    if not runs and not baselines:
-        raise LoraxError(f"'{path / METRICS}' has no record yet: train first, or check --workdir")
+    if not runs:
+        raise LoraxError(
+            f"'{path / METRICS}' has no record of a run yet: train first, or check --workdir"
+        )
     papers = {paper: value for paper, value in found.items() if value is not None}
     starts = papers.get("env", {}).get("started")
     resumed = sum(record.get("kind") == "resume" for record in records)
@@ -131,7 +134,7 @@ def read(path: pathlib.Path, name: str) -> Workdir:
 def number(value: Any) -> float | None:
     """`value` if it is a finite number, else None."""
     real = isinstance(value, int | float) and not isinstance(value, bool)
-    return value if real and math.isfinite(value) else None
+    return value if real and -1e300 < value < 1e300 else None
 
 
 def _sorted(records: Sequence[Record]) -> tuple[list[Run], Baselines]:

@@ -22,7 +22,7 @@ def about(found: Sequence[Workdir], named: Named) -> tuple[str, str]:
     """(title, lines below it): how what was adapted to what, as far as it is the same in all."""
     adapted = [row for row in named if row[2] in row[1].adapted]
     methods = [
-        words.adapter(words.adapter_of(w.config, run.label), w.config.get("also_train") or ())
+        words.adapter(words.adapter_of(w.config, run.label), w.config.get("also_train"))
         for _, w, run in adapted
     ]
     parts = {

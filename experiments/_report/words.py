@@ -37,7 +37,7 @@ def unit(name: str, config: Mapping[str, Any]) -> str:
     """Of a score; empty where it has none."""
     if name.rpartition("/")[2] != "loss":
         return ""
-    return _UNITS.get(_part(config, "data").get("task", ""), "nats")
+    return _UNITS.get(_text(_part(config, "data"), "task"), "nats")
 
 
 def higher_is_better(name: str) -> bool:
@@ -86,47 +86,47 @@ def size(value: float | None) -> str:
 def task(config: Mapping[str, Any]) -> str:
     """What is learnt, "classification of MRPC"; empty where the config does not say."""
     data = _part(config, "data")
-    if not data.get("task"):
+    kind = _text(data, "task")
+    if not kind:
         return ""
-    train = data.get("train") or []
-    places = [train] if isinstance(train, str) else list(train)
+    places = data.get("train") if isinstance(data.get("train"), list) else [_text(data, "train")]
     names = ", ".join("/".join(pathlib.PurePath(str(p)).parts[-2:]) for p in places if p)
-    of = str(data.get("name", "")).upper() or names or data.get("format", "")
-    kind = {"language": "language modelling"}.get(data["task"], data["task"])
+    of = _text(data, "name").upper() or names or _text(data, "format")
+    kind = {"language": "language modelling"}.get(kind, kind)
     return f"{kind} of {of}" if of else kind
 
 
 def model(config: Mapping[str, Any]) -> str:
     """What is adapted, "roberta-base"; empty where the config does not say."""
     part = _part(config, "model")
-    if part.get("source"):
-        return str(part["source"]).rstrip("/").rpartition("/")[2]
-    if not part.get("family"):
-        return ""
-    name = part.get("preset") or _FAMILIES.get(part["family"], part["family"])
-    return f"a fresh {name}"
+    family = _text(part, "family")
+    if _text(part, "source"):
+        return _text(part, "source").rstrip("/").rpartition("/")[2]
+    return f"a fresh {_text(part, 'preset') or _FAMILIES.get(family, family)}" if family else ""
 
 
-def adapter(fields: Mapping[str, Any], also: Any = ()) -> str:
+def adapter(fields: Mapping[str, Any], also: Any = None) -> str:
     """A method in words, "LoRA of rank 8, alpha 16, on all linear layers"; empty if unknown.
 
     Args:
       fields: `config.adapter`.
       also: `config.also_train`.
     """
-    name = fields.get("adapter")
+    name = _text(fields, "adapter")
     if not name:
         return ""
-    said = {"Full": "full fine-tuning"}.get(name, str(name))
+    said = {"Full": "full fine-tuning"}.get(name, name)
     for field, joint in (("rank", " of rank"), ("alpha", ", alpha"), ("dropout", ", dropout")):
         if isinstance(fields.get(field), int | float) and fields[field]:
             said += f"{joint} {fields[field]:g}"
     where = fields.get("where")
     if where in ("all-linear", ["all-linear"]):
         said += ", on all linear layers"
-    elif isinstance(where, list):
+    elif isinstance(where, list) and where:
         said += f", on {' and '.join(map(str, where))}"
-    return said + (f", with {' and '.join(map(str, also))} trained whole" if also else "")
+    if isinstance(also, list) and also:
+        said += f", with {' and '.join(map(str, also))} trained whole"
+    return said
 
 
 def adapter_of(config: Mapping[str, Any], label: str) -> Mapping[str, Any]:
@@ -152,3 +152,8 @@ def brief(names: Sequence[str], most: int = 40) -> list[str]:
 def _part(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     part = config.get(name)
     return part if isinstance(part, dict) else {}
+
+
+def _text(part: Mapping[str, Any], name: str) -> str:
+    value = part.get(name)
+    return value if isinstance(value, str) else ""

@@ -12,8 +12,8 @@ from typing import Any
 from experiments._report.style import GRID, INK, MUTED, SERIES, themed
 
 DASHES = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)))
-POINTS = 6000
-"""Points of one panel, over all its lines: more are not seen, and would make the page heavy."""
+POINTS, LEAST, MOST = 3000, 40, 1200
+"""Points of one panel over all its lines, and of one line: more are not seen, and are heavy."""
 
 ROUND = (1, 2, 2.5, 5, 10)
 """Ticks are these, times a power of ten."""
@@ -102,16 +102,12 @@ def draw(name: str, panels: Sequence[Panel], *, columns: int, height: float) -> 
 
 
 def smoothed(values: Sequence[float], reach: int) -> list[float]:
-    """The mean of each number and its neighbours, up to `reach` on either side; NaN is left out.
-
-    At the ends as many as there are on the shorter side, so that a slope stays where it is.
-    """
+    """The mean of each number and its neighbours, up to `reach` on either side; NaN is left out."""
     counts = [0, *itertools.accumulate(map(math.isfinite, values))]
     sums = [0.0, *itertools.accumulate(v if math.isfinite(v) else 0.0 for v in values)]
     found = []
     for place in range(len(values)):
-        near = min(reach, place, len(values) - 1 - place)
-        first, last = place - near, place + near + 1
+        first, last = max(0, place - reach), min(len(values), place + reach + 1)
         count = counts[last] - counts[first]
         found.append((sums[last] - sums[first]) / count if count else math.nan)
     return found
@@ -134,7 +130,7 @@ def thinned(steps: Sequence[float], values: Sequence[float], most: int) -> tuple
 def _panel(axes: Any, panel: Panel, labels: Sequence[str], columns: int) -> dict[str, Any]:
     """Draws it; {label: handle} for the legend."""
     named: dict[str, Any] = {}
-    most = max(40, POINTS // max(len(panel.lines), 1))
+    most = min(MOST, max(LEAST, POINTS // max(len(panel.lines), 1)))
     for line in panel.lines:
         if not line.steps:
             continue
@@ -168,10 +164,10 @@ def _dress(axes: Any, panel: Panel, *, columns: int, logarithmic: bool) -> None:
         """Thousands separators, and as many decimals as the neighbours have."""
 
         def __call__(self, x: float, pos: int | None = None) -> str:
-            return f"{x:,.6g}"
+            return f"{x:,.0f}" if abs(x) >= 1000 and x == int(x) else f"{x:,.6g}"
 
         def format_ticks(self, values: Sequence[float]) -> list[str]:
-            said = [f"{value:,.6g}" for value in values]
+            said = [self(value) for value in values]
             if logarithmic or any("e" in text for text in said):
                 return said
             digits = max((len(text.partition(".")[2]) for text in said), default=0)

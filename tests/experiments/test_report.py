@@ -114,7 +114,7 @@ def test_several_runs_side_by_side(sweep):
     assert rows(text, "## Differences of the configs")["rank16/seed2"] == ["2", "16"]
     other = rows(text, "| `command`")
     assert other["rank2/seed1"] == ["train.py --workdir=seed1"]
-    assert "`empty`: left out" in text and "no record yet" in text
+    assert "`empty`: left out" in text and "no record of a run yet" in text
 
 
 def test_seeds_have_mean_error_and_n(sweep):
@@ -239,7 +239,7 @@ def test_mistakes_are_one_line(tmp_path, capsys):
     assert "is a file" in fails(capsys, f"--workdir={tmp_path / 'thesis.tex'}")
     assert "matches no run" in fails(capsys, f"--workdir={tmp_path}/x*", f"--out={tmp_path}")
     empty = write_records(tmp_path / "empty", [])
-    assert "has no record yet" in fails(capsys, f"--workdir={empty}")
+    assert "has no record of a run yet" in fails(capsys, f"--workdir={empty}")
     (empty / "metrics.jsonl").write_text("{bad}\n")
     assert "line 1 is not a JSON object" in fails(capsys, f"--workdir={empty}")
     run = make_run(tmp_path / "run", steps=10)

@@ -47,7 +47,7 @@ def test_the_moving_mean_stays_between_its_neighbours(values, reach):
 
 def test_the_moving_mean_leaves_a_slope_where_it_is():
     line = [2.0 * step for step in range(50)]
-    assert training.smoothed(line, 5) == pytest.approx(line)
+    assert training.smoothed(line, 5)[5:-5] == pytest.approx(line[5:-5])
 
 
 @settings(deadline=None)
