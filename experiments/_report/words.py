@@ -89,7 +89,8 @@ def task(config: Mapping[str, Any]) -> str:
     kind = _text(data, "task")
     if not kind:
         return ""
-    places = data.get("train") if isinstance(data.get("train"), list) else [_text(data, "train")]
+    train = data.get("train")
+    places = train if isinstance(train, list) else [_text(data, "train")]
     names = ", ".join("/".join(pathlib.PurePath(str(p)).parts[-2:]) for p in places if p)
     of = _text(data, "name").upper() or names or _text(data, "format")
     kind = {"language": "language modelling"}.get(kind, kind)
