@@ -22,6 +22,7 @@ from lorax.io.checkpoint import load_adapter, save_adapter
 from lorax.parallel.replicas import meet, replicas
 from lorax.train.metrics import MetricsWriter, read_metrics
 from lorax.train.stop import Stop, Stopped, catch
+from lorax.train.tensorboard import TensorBoardWriter, Writers, replay
 
 FROM_CONFIG = ("learning_rate", "schedule", "warmup", "weight_decay", "clip")
 """Fields of `config.pretrain` that are the optimizer's."""
@@ -91,8 +92,6 @@ def make_job(setting: Setting, workdir: pathlib.Path, label: str, stop: Stop) ->
 def _sink(config: Any, workdir: pathlib.Path) -> Callable[[MetricsWriter], Any] | None:
     if not config.tensorboard:
         return None
-    from lorax.train.tensorboard import TensorBoardWriter, Writers
-
     return lambda metrics: Writers(
         metrics, TensorBoardWriter(workdir / "tensorboard", history=metrics.path)
     )
@@ -168,6 +167,8 @@ def _finish(
                 seconds_per_step=trained.outcome.seconds_per_step,
                 wait_share=trained.outcome.wait_share,
             )  # fmt: skip
+        if config.tensorboard:
+            replay(workdir / training.METRICS, workdir / "tensorboard")
         write_report([workdir], workdir)
         _workdir.finish(workdir)
         _tell_result(workdir)

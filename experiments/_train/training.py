@@ -5,6 +5,7 @@ fingerprint of the base, and whether an evaluation was still to come. A run that
 restores all of it and goes on as if nothing had happened.
 """
 
+import contextlib
 import dataclasses
 import pathlib
 from collections.abc import Callable
@@ -55,7 +56,7 @@ class Job:
     pipeline: Pipeline
     steps: int
     evaluate: Callable[[Any, Any], Numbers] | None = None
-    sink: Callable[[MetricsWriter], Writer] | None = None
+    sink: Callable[[MetricsWriter], contextlib.AbstractContextManager[Writer]] | None = None
     measure: Callable[..., Numbers] | None = None
 
 
@@ -106,8 +107,11 @@ def run(job: Job, devices: Replicas, stop: Stop, say: Callable[[str], None]) -> 
             say(f"Resumed after step {info['step']}.")
         prepared = job.adapter.prepare(devices.everywhere(job.base), state.delta)
         batches = job.pipeline.batches(start=info["step"])
-        with batches, MetricsWriter(job.workdir / METRICS, info["metrics"]) as metrics:
-            writer = metrics if job.sink is None else job.sink(metrics)
+        with (
+            batches,
+            MetricsWriter(job.workdir / METRICS, info["metrics"]) as metrics,
+            contextlib.nullcontext(metrics) if job.sink is None else job.sink(metrics) as writer,
+        ):
 
             def save(state: State, moment: Moment) -> None:
                 checkpoints.save(
