@@ -74,7 +74,7 @@ _TOYS: dict[str, dict[str, Any]] = {
 }
 
 
-def smoke(config: ConfigDict, length: int = 32) -> None:
+def smoke(config: ConfigDict, length: int = 128) -> None:
     """Makes of a page two steps of a toy of its family on generated data, with nothing to download.
 
     Method, task, packing and what is evaluated stay as they are.

@@ -178,7 +178,7 @@ def _length(plan: Preflight) -> str:
     table = [("", ""), ("updates", f"{plan.steps:,}")]
     table += [("examples of an update", f"{config.train.batch:,}")]
     if jax.numpy.issubdtype(inputs.dtype, jax.numpy.integer):
-        tokens = config.train.batch * inputs.shape[1]
+        tokens = config.train.batch * config.data.length
         table += [("tokens of an update, at most", f"{tokens:,}")]
         table += [("tokens in all, at most", f"{tokens * plan.steps:,}")]
     if plan.examples is not None:

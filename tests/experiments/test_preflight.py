@@ -27,6 +27,7 @@ def preflight(shape=SHAPE, adapter=ADAPTER, **fields) -> Preflight:
     config = defaults()
     config.also_train = ("params/classifier/.*",)
     config.train.update({"batch": 8, "accumulate": 2})
+    config.data.length = 64
     model, tokens = Roberta(shape), jax.ShapeDtypeStruct((4, 64), jnp.int32)
     base = jax.eval_shape(model.init, jax.random.key(0), tokens)
     batch = Batch(
