@@ -34,8 +34,9 @@ class Pipeline:
       process: (index, count) of the processes that share a step. Process p of n gets the p-th of n
         equal blocks of its rows, which is the part that `jax.make_array_from_process_local_data`
         puts back in place: the global array is the same, row for row, for every n.
-      workers: processes that prepare batches; 0 for a thread of this one. They are spawned, so a
-        script that asks for them needs its `if __name__ == "__main__":`.
+      workers: processes that prepare batches; 0 for a thread of this one, which is enough where
+        examples are in memory. Each starts with a copy of them all. They are spawned, so a script
+        that asks for them needs its `if __name__ == "__main__":`.
       prefetch: batches that are ready ahead of time, for each worker; 0 for none.
     """
 
