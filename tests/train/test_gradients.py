@@ -31,7 +31,7 @@ def start():
 
 
 def batch(rows=8):
-    """With unequal masks: the second part of two has fewer tokens, and one row has none."""
+    """With unequal masks: odd rows have few tokens, and one row has none."""
     draw = np.random.default_rng(0)
     tokens = draw.integers(0, VOCABULARY, (rows, 6)).astype(np.int32)
     mask = draw.random((rows, 5)) < np.where(np.arange(rows)[:, None] % 2, 0.2, 0.9)
@@ -44,7 +44,7 @@ def test_parts_are_the_whole_however_unequal_they_are():
     now = batch()
     assert len({int(now.mask[i::4].sum()) for i in range(4)}) > 2
     (value, metrics), grads = jax.jit(value_and_grad(loss))(start(), BASE, now, KEY)
-    for parts in (2, 4, 8):
+    for parts in (4, 8):
         found = jax.jit(value_and_grad(loss, parts))(start(), BASE, now, KEY)
         (part_value, part_metrics), part_grads = found
         np.testing.assert_allclose(part_value, value, rtol=1e-6)
