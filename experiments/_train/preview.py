@@ -49,13 +49,15 @@ def plan(config: Any, overrides: Any) -> Preflight:
 
 def _read(config: Any, overrides: Any) -> Preflight:
     setting = make_setting(config)
+    pipeline = setting.data.pipeline
+    longest = max(range(pipeline.steps_per_epoch), key=pipeline.order.length)  # of the buckets
     batch = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(_part(config, x.shape), x.dtype), setting.data.pipeline[0]
+        lambda x: jax.ShapeDtypeStruct(_part(config, x.shape), x.dtype), pipeline[longest]
     )
     return Preflight(
         config, overrides, setting.fn, (setting.example,), setting.loss, setting.adapter,
         setting.subject.base, batch, setting.tx, setting.steps,
-        len(setting.data.pipeline.examples),
+        len(pipeline.examples),
         _logits(config, setting.subject.model, batch),
     )  # fmt: skip
 
