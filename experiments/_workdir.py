@@ -16,6 +16,8 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from ml_collections import ConfigDict
+
 from experiments._cli import Call
 from lorax.core.errors import LoraxError
 
@@ -73,6 +75,29 @@ def show(workdir: pathlib.Path) -> None:
 def plain(config: Any) -> Any:
     """A ConfigDict as it looks when read back from config.json."""
     return json.loads(config.to_json_best_effort())
+
+
+def stored(workdir: pathlib.Path) -> ConfigDict:
+    """The config of the run in `workdir`, tuples again what JSON made lists of.
+
+    Raises:
+      LoraxError: there is no run, or its config is damaged.
+    """
+    file = workdir / "config.json"
+    try:
+        return ConfigDict(_tuples(json.loads(file.read_text("utf-8"))))
+    except OSError as error:
+        raise LoraxError(
+            f"no run at '{workdir}' ({error.strerror}): expected a --workdir of experiments.train"
+        ) from None
+    except ValueError:
+        raise LoraxError(f"'{file}' is not JSON: it was changed after the run") from None
+
+
+def _tuples(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _tuples(item) for name, item in value.items()}
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
 def differences(old: Any, new: Any, name: str = "config") -> list[str]:

@@ -19,7 +19,7 @@ from experiments._train.model import drawn
 from experiments._train.setting import Setting, make_setting
 from lorax.core.errors import LoraxError
 from lorax.io.checkpoint import load_adapter, save_adapter
-from lorax.parallel.replicas import meet, replicas
+from lorax.parallel.replicas import Replicas, meet, replicas
 from lorax.train.metrics import MetricsWriter, read_metrics
 from lorax.train.stop import Stop, Stopped, catch
 from lorax.train.tensorboard import TensorBoardWriter, Writers, replay
@@ -61,10 +61,10 @@ def run(setting: Setting, workdir: pathlib.Path, stop: Stop, label: str = "train
       stop: asked between pieces of work.
       label: of the records.
     """
-    setting = _with_base(setting, workdir, stop)
+    setting = with_base(setting, workdir, stop)
     job = make_job(setting, workdir, label, stop)
     with stop.deferred():
-        trained = training.run(job, replicas(), stop, print)
+        trained = training.run(job, _devices(job.config), stop, print)
     wait = trained.outcome.wait_share
     if wait == wait:
         print(f"Waiting for data took {wait:.1%} of the time of training.")
@@ -97,8 +97,14 @@ def _sink(config: Any, workdir: pathlib.Path) -> Callable[[MetricsWriter], Any] 
     )
 
 
-def _with_base(setting: Setting, workdir: pathlib.Path, stop: Stop) -> Setting:
-    """The setting with its base: as read, as drawn, or trained whole in <workdir>/base first."""
+def with_base(setting: Setting, workdir: pathlib.Path, stop: Stop) -> Setting:
+    """The setting with its base: as read, as drawn, or trained whole in <workdir>/base first.
+
+    Args:
+      setting: from `make_setting`.
+      workdir: of the run; its base/ is made, gone on with, or read.
+      stop: asked while a base is trained.
+    """
     config = setting.config
     subject = drawn(setting.subject, config, setting.example)
     setting = dataclasses.replace(setting, subject=subject)
@@ -112,12 +118,24 @@ def _with_base(setting: Setting, workdir: pathlib.Path, stop: Stop) -> Setting:
         part = dataclasses.replace(part, subject=subject)
         job = dataclasses.replace(make_job(part, folder, "base", stop), evaluate=None)
         with stop.deferred():
-            trained = training.run(job, replicas(), stop, print)
+            trained = training.run(job, _devices(job.config), stop, print)
         _save(saved, part.adapter, trained.delta)
         _workdir.finish(folder)
     adapter, delta = load_adapter(saved)
     base = adapter.merge(subject.base, delta)
     return dataclasses.replace(setting, subject=dataclasses.replace(subject, base=base))
+
+
+def _devices(config: Any) -> Replicas:
+    """Those that share a step; says so where some are left out."""
+    found = replicas(config.train.batch)
+    used = 1 if found.mesh is None else found.mesh.size
+    if used < jax.device_count():
+        print(
+            f"Using {used} of {jax.device_count()} devices: a batch of {config.train.batch} cannot "
+            "be dealt evenly to more."
+        )
+    return found
 
 
 def pretraining(config: Any) -> Any:

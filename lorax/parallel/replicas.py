@@ -6,6 +6,7 @@ needs none of it, and gets its arrays as they are.
 """
 
 import dataclasses
+import math
 from typing import Any
 
 import jax
@@ -21,7 +22,7 @@ AXIS = "data"
 
 @dataclasses.dataclass(frozen=True)
 class Replicas:
-    """All devices of all processes, in one row.
+    """Devices that share a step, in one row.
 
     Attributes:
       mesh: None where there is a single device.
@@ -61,12 +62,19 @@ class Replicas:
         return jax.tree.map(lambda x: jax.device_put(x, sharding), tree)
 
 
-def replicas() -> Replicas:
-    """All devices there are."""
-    if jax.device_count() == 1:
+def replicas(rows: int) -> Replicas:
+    """All devices there are; a single process leaves out some where `rows` cannot be dealt evenly.
+
+    Args:
+      rows: of a batch.
+    """
+    devices = jax.devices()
+    if jax.process_count() == 1:
+        devices = devices[: math.gcd(rows, len(devices))]
+    if len(devices) == 1:
         return Replicas(None)
     kinds = (jax.sharding.AxisType.Auto,)
-    return Replicas(jax.make_mesh((jax.device_count(),), (AXIS,), axis_types=kinds))
+    return Replicas(jax.make_mesh((len(devices),), (AXIS,), axis_types=kinds, devices=devices))
 
 
 def meet(name: str) -> None:

@@ -1,5 +1,6 @@
 """Data parallelism: on one device nothing changes; on several, the same numbers."""
 
+import math
 import os
 import subprocess
 import sys
@@ -7,16 +8,22 @@ import textwrap
 
 import jax
 import numpy as np
+import pytest
 
-from lorax.parallel.replicas import meet, replicas
+from lorax.parallel.replicas import Replicas, meet, replicas
 
 
 def test_one_device_gets_its_arrays_as_they_are():
-    devices, tree = replicas(), {"a": np.arange(3)}
-    if jax.device_count() == 1:
-        assert devices.mesh is None
-        assert devices.batch(tree) is tree and devices.everywhere(tree) is tree
+    devices, tree = Replicas(None), {"a": np.arange(3)}
+    assert devices.batch(tree) is tree and devices.everywhere(tree) is tree
+    assert replicas(7 * 11).mesh is None  # no number of devices divides it but one
     meet("test")
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3, 6, 8])
+def test_a_single_process_leaves_out_devices_that_would_get_fewer_rows(rows):
+    mesh, wanted = replicas(rows).mesh, math.gcd(rows, jax.device_count())
+    assert (1 if mesh is None else mesh.size) == wanted
 
 
 PROGRAM = textwrap.dedent("""
@@ -24,7 +31,7 @@ PROGRAM = textwrap.dedent("""
     from lorax.core.errors import LoraxError
     from lorax.parallel.replicas import replicas
 
-    devices = replicas()
+    devices = replicas(8)
     x = np.arange(24, dtype=np.float32).reshape(8, 3)
     weight = devices.everywhere({"w": np.full((3, 2), 0.5, np.float32)})["w"]
     batch = devices.batch({"x": x, "none": None})

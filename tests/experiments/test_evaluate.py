@@ -1,0 +1,44 @@
+"""Evaluation of a finished run gives the numbers of its result, and changes nothing."""
+
+import json
+
+import pytest
+
+from experiments import evaluate, train
+from lorax.train.metrics import read_metrics
+
+OFF = "--config.pretrain.steps=0"
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("runs") / "q"
+    config = "--config=configs/quickstart.py:smoke"
+    assert train.main([config, OFF, f"--workdir={workdir}"]) == 0
+    return workdir
+
+
+def test_the_numbers_are_those_of_the_result(finished, tmp_path, capsys):
+    before = {f: f.stat().st_mtime_ns for f in finished.rglob("*")}
+    out = tmp_path / "numbers.json"
+    assert evaluate.main([f"--workdir={finished}", f"--out={out}"]) == 0
+    result = read_metrics(finished / "metrics.jsonl")[-1]
+    numbers = json.loads(out.read_text())
+    assert numbers and all(result[name] == value for name, value in numbers.items())
+    assert "validation/loss" in capsys.readouterr().out
+    assert {f: f.stat().st_mtime_ns for f in finished.rglob("*")} == before
+
+
+@pytest.mark.parametrize(
+    "argv, words",
+    [
+        (["--workdir={tmp}"], "no run at"),
+        (["--workdir={run}", "--adapter={tmp}/none"], "no adapter at"),
+        ([], "--workdir"),
+    ],
+)
+def test_mistakes_are_one_line(finished, tmp_path, capsys, argv, words):
+    argv = [arg.format(tmp=tmp_path, run=finished) for arg in argv]
+    assert evaluate.main(argv) != 0
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1 and words in lines[0]
