@@ -2,13 +2,15 @@
 
     python -m experiments.benchmarks.kills [--kills=100] [--output=kills.json]
 
-Runs a small training with dropout, evaluations and a checkpoint every other step once to its end.
-Then it starts the same config over and over, kills the process with SIGKILL at a random moment
-(start, step, save, evaluation, report), starts it again in the same workdir until it is done, and
-compares every record but its times, the bytes of the final delta and the evaluations. Prints how
-many kills were survived, and when they struck.
+Runs a small training with dropout, evaluations and a checkpoint after every step, on a base that is
+trained first, once to its end. Then it starts the same command over and over and kills the process
+with SIGKILL: at a random moment of its life, or soon after it was seen in the base's training, in
+a save, in the training, in an evaluation, or after the last step. Ten such kills, and the run is
+left to end. Every record but its times, the bytes of base and delta, and the sample must be those
+of the undisturbed run. Prints what the kills struck, told from what they left on disk.
 """
 
+import collections
 import json
 import os
 import pathlib
@@ -19,123 +21,219 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from absl import app, flags
 
 from experiments.benchmarks import _measure as measure
+from lorax.train.metrics import read_metrics
 
-STEPS = 60
-CONFIG = ("--config=configs/quickstart.py:smoke",)
-OVERRIDES = (
+PAGE = ("--config=configs/quickstart.py:smoke",)
+
+STEPS, EVERY = 60, 5
+WORK = (
     "--config.adapter.dropout=0.1",
+    "--config.pretrain.steps=20",
     f"--config.train.steps={STEPS}",
-    "--config.train.log_every=1",
-    "--config.checkpoint.every=2",
-    "--config.eval.every=10",
+    "--config.checkpoint.every=1",
+    f"--config.eval.every={EVERY}",
+    "--config.eval.limit=64",
+    "--config.eval.batch=1",
 )
-TIMES = ("step_time_sec", "seconds", "seconds_per_step", "wait_share")
+"""Some seconds of base and training, most of it with a save in flight."""
+
+TIMES = ("step_time_sec", "seconds_per_step", "wait_share")
 """Fields of a record that tell of time, and may differ."""
 
-PER_RUN = 10
-"""Kills of one run before it is left in peace."""
+AIMS = (
+    "base", "any", "save", "training", "evaluation", "save", "any", "evaluation", "finish", "any",
+)  # fmt: skip
+"""What the kills of one run wait for, in their order."""
+
+LINGER = {"base": 0.3, "save": 0.01, "training": 0.3, "evaluation": 0.005, "finish": 1.0}
+"""Seconds, at most, between the moment that is waited for and the kill."""
 
 
-def start(workdir: pathlib.Path) -> subprocess.Popen[str]:
-    """The training in a process of its own, in `workdir`."""
-    command = [sys.executable, "-m", "experiments.train", *CONFIG, *OVERRIDES]
-    return subprocess.Popen(
-        [*command, f"--workdir={workdir}"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env=os.environ | {"JAX_PLATFORMS": "cpu"},
-    )
-
-
-def finish(workdir: pathlib.Path) -> None:
-    """Runs the training in `workdir` to its end, whatever is there."""
-    process = start(workdir)
-    said, _ = process.communicate()
-    if process.returncode or not (workdir / "DONE").is_file():
-        raise RuntimeError(f"the run ended with {process.returncode}: {said[-2000:]}")
-
-
-def kill(workdir: pathlib.Path, dice: random.Random, busy: float) -> str:
-    """Starts the training, kills it at a random moment, and says in what it was struck.
+def start(workdir: pathlib.Path, page: Sequence[str] = PAGE) -> subprocess.Popen[str]:
+    """The training in a process of its own, which keeps what it compiles beside `workdir`.
 
     Args:
       workdir: of the run, begun or not.
-      dice: decides on the moment.
-      busy: seconds from the first step to the end of an undisturbed run.
+      page: flags that say which, before those of `WORK`.
     """
-    process = start(workdir)
-    early = dice.random() < 0.1  # also while it is still reading and compiling
-    wait = dice.uniform(0, 4) if early else dice.uniform(0, busy / 2)
-    metrics = workdir / "metrics.jsonl"
-    before = _size(metrics)
-    while not early and process.poll() is None and _size(metrics) == before:
-        time.sleep(0.005)
-    time.sleep(wait)
-    partial = [*workdir.glob("checkpoints/.*"), *workdir.glob("adapter/.*")]
-    done = (workdir / "DONE").is_file()
+    cache = {
+        "JAX_COMPILATION_CACHE_DIR": str(workdir.parent / "compiled"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+    }
+    return subprocess.Popen(
+        [sys.executable, "-m", "experiments.train", *page, *WORK, f"--workdir={workdir}"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=os.environ | cache | {"JAX_PLATFORMS": "cpu"},
+    )
+
+
+def finish(workdir: pathlib.Path, page: Sequence[str] = PAGE) -> str:
+    """Runs the training in `workdir` to its end, whatever is there; returns what it said.
+
+    Raises:
+      RuntimeError: it did not end well.
+    """
+    process = start(workdir, page)
+    said, _ = process.communicate()
+    if process.returncode or not (workdir / "DONE").is_file():
+        raise RuntimeError(f"{workdir}: the run ended with {process.returncode}: {said[-2000:]}")
+    return said
+
+
+def kill(
+    workdir: pathlib.Path,
+    aim: str,
+    dice: random.Random,
+    life: float,
+    page: Sequence[str] = PAGE,
+) -> set[str]:
+    """Starts the training, kills it when `aim` is seen, and says in what it was struck.
+
+    Args:
+      workdir: of the run, begun or not.
+      aim: of `AIMS`.
+      dice: decides on the moment.
+      life: seconds that an undisturbed run takes, for "any".
+      page: as for `start`.
+    """
+    before = traces(workdir)
+    process = start(workdir, page)
+    while aim != "any" and process.poll() is None and aim not in struck(workdir, before):
+        time.sleep(0.002)
+    time.sleep(dice.uniform(0, LINGER.get(aim, life)))
     process.send_signal(signal.SIGKILL)
     process.communicate()
-    if done:
-        return "finished"
-    return "save" if partial else "start" if early else "step"
+    return struck(workdir, before)
+
+
+def traces(workdir: pathlib.Path) -> set[tuple[str, int]]:
+    """What a run has written: files and folders, and when each was changed."""
+    found = set()
+    for folder, names, files in os.walk(workdir):
+        for name in (*names, *files):
+            try:
+                path = os.path.join(folder, name)
+                found.add((path, os.stat(path).st_mtime_ns))
+            except FileNotFoundError:
+                pass  # renamed or removed meanwhile
+    papers = ("config.json", "overrides.json", "env.json", ".lock")
+    return {trace for trace in found if not trace[0].endswith(papers)}
+
+
+def struck(workdir: pathlib.Path, before: set[tuple[str, int]]) -> set[str]:
+    """What a process is in that has begun with `before` in the workdir, from what is there now.
+
+    One of "start", "base", "training", "evaluation", "finish" and "ended"; and "save" beside it.
+    """
+    fresh = traces(workdir) - before
+    known = {path for path, _ in before}  # what a kill left, which is being removed
+    saving = any(path.endswith(".partial") and path not in known for path, _ in fresh)
+    found = {"save"} if saving else set()
+    if (workdir / "DONE").is_file():
+        return {"ended"}
+    if not fresh:
+        return {"start"}
+    last = _last(workdir / "metrics.jsonl")
+    if not (workdir / "base" / "DONE").is_file():
+        return found | {"base"}
+    if last["step"] == STEPS and last["kind"] != "train":
+        return found | {"finish"}
+    evaluates = last["step"] % EVERY == 0 and last["kind"] == "train"
+    return found | {"evaluation" if evaluates else "training"}
+
+
+def _last(file: pathlib.Path) -> dict[str, Any]:
+    records = read_metrics(file) if file.is_file() else []
+    return records[-1] if records else {"step": 0, "kind": "none"}
 
 
 def outcome(workdir: pathlib.Path) -> dict[str, Any]:
-    """What must be equal: the records without their times, and the bytes of the adapter."""
-    lines = (workdir / "metrics.jsonl").read_text("utf-8").splitlines()
-    records = [json.loads(line) for line in lines]
-    kept = [{k: v for k, v in record.items() if k not in TIMES} for record in records]
-    table = json.loads((workdir / "adapter" / "adapter.json").read_text("utf-8"))
-    return {"records": kept, "delta": delta_bytes(workdir / "adapter"), "form": table["delta"]}
+    """What must be equal, by name: records without their times, bytes of arrays, the sample."""
+    found: dict[str, Any] = {}
+    for record in [*read_metrics(workdir / "base" / "metrics.jsonl"),
+                   *read_metrics(workdir / "metrics.jsonl")]:  # fmt: skip
+        name = f"{record['run']} {record['kind']} {record['step']}"
+        if name in found:
+            name += " again"
+        found[name] = {k: v for k, v in record.items() if k not in TIMES}
+    for name, folder in (("base", workdir / "base" / "adapter"), ("delta", workdir / "adapter")):
+        found[name] = _arrays(folder)
+    if (workdir / "samples.jsonl").is_file():
+        found["sample"] = (workdir / "samples.jsonl").read_bytes()
+    return found
 
 
-def delta_bytes(folder: pathlib.Path) -> list[bytes]:
-    """The bytes of each array of a saved adapter."""
+def _arrays(folder: pathlib.Path) -> dict[str, bytes]:
+    """The bytes of each array of a saved adapter, by path."""
     import jax
     import numpy as np
 
     from lorax.io.checkpoint import load_adapter
 
-    return [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(load_adapter(folder)[1])]
+    leaves = jax.tree_util.tree_leaves_with_path(load_adapter(folder)[1])
+    return {jax.tree_util.keystr(path): np.asarray(leaf).tobytes() for path, leaf in leaves}
 
 
-def survive(folder: pathlib.Path, kills: int, seed: int = 0) -> dict[str, Any]:
-    """Kills runs until `kills` have struck; counts the runs whose outcome is the undisturbed one's.
+def differences(found: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
+    """Names of what differs between two outcomes, in order."""
+    return [name for name in {**wanted, **found} if found.get(name) != wanted.get(name)]
+
+
+def survive(
+    folder: pathlib.Path,
+    kills: int,
+    seed: int = 0,
+    *,
+    aims: Sequence[str] = AIMS,
+    page: Sequence[str] = PAGE,
+) -> dict[str, Any]:
+    """Kills runs until `kills` have struck; counts the runs that end as the undisturbed one.
 
     Args:
       folder: for the workdirs, empty.
       kills: how many.
       seed: of the moments.
+      aims: of the kills of one run.
+      page: as for `start`.
+
+    Raises:
+      RuntimeError: a run that does not end well when it is left alone.
     """
-    dice = random.Random(seed)
-    finish(folder / "whole")
+    dice, begun = random.Random(seed), time.monotonic()
+    finish(folder / "whole", page)
     wanted = outcome(folder / "whole")
-    stamps = [p.stat().st_mtime for p in (folder / "whole").glob("*.json*")]
-    busy = max(1.0, (folder / "whole" / "DONE").stat().st_mtime - min(stamps))
-    struck: dict[str, int] = {}
-    equal, runs = 0, 0
-    while sum(struck.values()) < kills:
+    life = (time.monotonic() - begun) / 3  # the others find their programs compiled
+    made, runs, equal = 0, 0, 0
+    where, differing = collections.Counter[str](), dict[str, list[str]]()
+    while made < kills:
         workdir = folder / f"run-{runs}"
-        for _ in range(min(PER_RUN, kills - sum(struck.values()))):
-            where = kill(workdir, dice, busy)
-            if where == "finished":
+        for aim in aims[: kills - made]:
+            hit = kill(workdir, aim, dice, life, page)
+            if "ended" in hit:
                 break
-            struck[where] = struck.get(where, 0) + 1
-        finish(workdir)
-        equal += outcome(workdir) == wanted
+            made += 1
+            where.update(hit)
+        finish(workdir, page)
+        differs = differences(outcome(workdir), wanted)
+        if differs:
+            differing[workdir.name] = differs
+        equal += not differs
         runs += 1
         shutil.rmtree(workdir)
-    return {"kills": sum(struck.values()), "struck_in": struck, "runs": runs, "equal_runs": equal}
-
-
-def _size(file: pathlib.Path) -> int:
-    return file.stat().st_size if file.exists() else 0
+    saves = where.pop("save", 0)
+    return {
+        "kills": made, "struck_in": dict(where), "inside_a_save": saves,
+        "runs": runs, "equal_runs": equal, "differing": differing,
+    }  # fmt: skip
 
 
 def verb(argv: list[str]) -> None:
@@ -143,8 +241,12 @@ def verb(argv: list[str]) -> None:
     del argv
     with tempfile.TemporaryDirectory() as folder:
         found = survive(pathlib.Path(folder), flags.FLAGS.kills, flags.FLAGS.seed)
-    work = f"{CONFIG[0]}, {STEPS} steps, a checkpoint every 2, dropout 0.1"
-    result = {"benchmark": "kills", "work": work, "setting": measure.setting(), **found}
+    result = {
+        "benchmark": "kills",
+        "work": f"experiments.train {' '.join((*PAGE, *WORK))}",
+        "setting": measure.setting(),
+        **found,
+    }
     text = json.dumps(result, indent=2)
     print(text)
     if flags.FLAGS.output:
