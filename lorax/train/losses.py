@@ -6,7 +6,6 @@ it; the metric "tokens" or "examples" is how many counted. The key is for dropou
 Shape suffixes: B batch, T tokens, V vocabulary, C classes.
 """
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -224,12 +223,3 @@ def _check_heads(outputs: jax.Array, targets: jax.Array, width: int | None = Non
 def _check_smoothing(share: float) -> None:
     if not 0 <= share < 1:
         raise LoraxError(f"label_smoothing is {share}: expected at least 0 and below 1, 0.1 say")
-
-
-def bits_per_byte(nats: float, tokens: float, size: float) -> float:
-    """Nats a token as bits a byte: `nats · tokens / (size · ln 2)`.
-
-    Comparable between tokenisers, unlike perplexity. `tokens` is how many were predicted and
-    `size` how many bytes of text they stand for; the two are equal for a model of bytes.
-    """
-    return nats * tokens / (size * math.log(2))

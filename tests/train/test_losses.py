@@ -15,7 +15,6 @@ from lorax.models import GPT2, MLP, Llama, LlamaConfig, Roberta, segment_mask
 from lorax.models.gpt2_config import GPT2_TOY
 from lorax.models.roberta_config import ROBERTA_TOY
 from lorax.train.losses import (
-    bits_per_byte,
     classification_loss,
     cross_entropy,
     next_token_loss,
@@ -47,11 +46,6 @@ def test_bfloat16_logits_are_summed_in_float32():
     nats, _ = cross_entropy(logits, targets)
     exact, _ = cross_entropy(logits.astype(jnp.float32), targets)
     assert nats.dtype == jnp.float32 and float(nats) == float(exact)
-
-
-def test_bits_per_byte():
-    assert bits_per_byte(math.log(2), tokens=3, size=3) == pytest.approx(1)
-    assert bits_per_byte(2 * math.log(2), tokens=10, size=40) == pytest.approx(0.5)
 
 
 def test_next_token_loss_uses_dropout_with_the_steps_key():
