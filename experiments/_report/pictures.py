@@ -15,7 +15,7 @@ PANELS = 12
 def figures(named: Named) -> tuple[list[Figure], dict[str, bytes]]:
     """(figures, {name: PNG}) of what there is to draw."""
     title = tables.titled(named, "loss", "training loss")
-    loss = _panel(named, "loss", "train", title, smooth=True)
+    loss = Panel(title, [Line(text, *run.losses()) for text, _, run in named], {}, smooth=True)
     rate = _panel(named, "learning_rate", "train", "learning rate")
     norm = _panel(named, "l2_grads", "train", "norm of the gradient", smooth=True)
     evaluated = [

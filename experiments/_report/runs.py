@@ -57,6 +57,10 @@ class Run:
         found = (number(r.get(name)) for r in records for name in names)
         return next((value for value in found if value is not None), None)
 
+    def losses(self) -> tuple[list[int], list[float]]:
+        """(steps, values) of the training loss, without label smoothing where that is recorded."""
+        return self.series("nats" if any("nats" in r for r in self.train) else "loss")
+
     def series(self, name: str, kind: str = "train") -> tuple[list[int], list[float]]:
         """(steps, values) of a number; NaN where it was not finite."""
         records = [r for r in (self.train if kind == "train" else self.evals) if name in r]

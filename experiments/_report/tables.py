@@ -43,7 +43,7 @@ def results(named: Named) -> Rows:
         cells = [words.number(values[n]) if n in values else ABSENT for n in names]
         rows.append([escape(text), ABSENT, *cells, *([ABSENT, ABSENT] if main else [])])
     for text, _, run in named:
-        _, losses = run.series("loss")
+        _, losses = run.losses()
         cells = [_score(run, name, best[name] if len(named) > 1 else None) for name in names]
         last = words.number(losses[-1]) if losses else ABSENT
         rows.append([escape(text), last, *cells, *(_best_of(run, main) if main else [])])

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from experiments._report import page, tables, words
 from experiments._report.find import find, names
+from experiments._report.runs import read
 from experiments.figures import training
 from experiments.figures.training import Line, Panel
 from tests.run_files import Page, write_records
@@ -77,6 +78,14 @@ def test_numbers_for_people():
     assert words.score("test/official_bleu") == "test official BLEU"
     assert words.adapter({"adapter": "Full"}) == "full fine-tuning"
     assert words.brief(["x" * 60 + "1", "y"])[0].endswith("x1")
+
+
+def test_the_training_loss_is_told_without_label_smoothing(tmp_path):
+    record = {"run": "train", "step": 1, "kind": "train", "loss": 2.5}
+    write_records(tmp_path / "plain", [record])
+    write_records(tmp_path / "smoothed", [record | {"nats": 1.75}])
+    plain, smoothed = (read(tmp_path / n, n).runs[0] for n in ("plain", "smoothed"))
+    assert plain.losses() == ([1], [2.5]) and smoothed.losses() == ([1], [1.75])
 
 
 def test_only_differing_fields_are_shown():
