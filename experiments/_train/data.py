@@ -169,6 +169,10 @@ def _retention(config: Any) -> Records:
         )
     format = "python" if data.format == "python" else "text"
     found = read(format, data.retention, task="language")
+    if config.pretrain.steps and data.retention == config.pretrain.train:
+        # of the text that the base itself is made of, what it was not trained on
+        _, *held_out = divide(found.rows, (*data.split, 0.0, 0.0)[:3])
+        found = dataclasses.replace(found, rows=[row for part in held_out for row in part])
     if not data.retention_characters:
         return found
     text = "\n\n".join(row["text"] for row in found.rows)[: data.retention_characters]

@@ -1,4 +1,4 @@
-"""Data: files in, batches out. Imports core's errors, numpy, and grain where batches are read ahead.
+"""Data: files in, batches out. Imports core's errors and numpy; grain where it reads ahead.
 
 from lorax.data.encode import encode
 from lorax.data.order import Shuffled

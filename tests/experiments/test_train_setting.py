@@ -1,0 +1,80 @@
+"""What a config comes to: splits, adapters, where they start, and the base that is made first."""
+
+import jax
+import numpy as np
+import pytest
+
+import lorax
+from experiments._cli import load_config
+from experiments._train import method
+from experiments._train.data import read_splits
+from experiments._train.run import pretraining
+from experiments._train.setting import check, make_setting
+from lorax.core.errors import LoraxError
+from lorax.io.checkpoint import save_adapter
+
+
+@pytest.fixture
+def config():
+    return load_config("configs/quickstart.py:smoke")
+
+
+def example(setting):
+    return np.zeros(setting.example.shape, setting.example.dtype)
+
+
+def test_what_is_forgotten_is_measured_on_text_that_the_base_has_not_seen():
+    page = load_config("configs/quickstart.py")
+    kept = {row["text"] for row in read_splits(page).splits["retention"].rows}
+    learnt = {row["text"] for row in read_splits(pretraining(page)).splits["train"].rows}
+    assert kept and learnt and not kept & learnt
+
+
+def test_the_base_is_made_by_a_run_of_its_own(config):
+    made = pretraining(config)
+    check(made)
+    assert method.make_adapter(made) == lorax.Full()
+    assert (made.train.steps, made.pretrain.steps) == (config.pretrain.steps, 0)
+    assert made.optimizer.learning_rate == config.pretrain.learning_rate
+    assert made.seed.to_dict() == config.seed.to_dict()
+
+
+def test_also_train_puts_whole_leaves_beside_the_adapter(config):
+    config.also_train = ("params/norm/scale",)
+    alone = load_config("configs/quickstart.py:smoke")
+    whole = lorax.Full(where=("params/norm/scale",))
+    assert method.make_adapter(config) == lorax.Chain(method.make_adapter(alone), whole)
+
+
+@pytest.mark.parametrize("shapes", ["same", "other rank"])
+def test_an_adapter_is_started_from_where_it_fits(config, tmp_path, shapes):
+    setting = make_setting(config)
+    base = setting.subject.model.init(jax.random.key(0), example(setting))
+    start = method.first_delta(config, setting.fn, setting.adapter, base, example(setting))
+    rank = config.adapter.rank if shapes == "same" else config.adapter.rank + 1
+    other = lorax.LoRA(rank=rank, where="all-linear")
+    delta = lorax.adapt(setting.fn, other).init(jax.random.key(9), base, example(setting))
+    save_adapter(tmp_path / "other", other, delta)
+    config.adapter_from = str(tmp_path / "other")
+    if shapes == "same":
+        found = method.first_delta(config, setting.fn, setting.adapter, base, example(setting))
+        jax.tree.map(np.testing.assert_array_equal, found, delta)
+        assert any(
+            (a != b).any() for a, b in zip(*map(jax.tree.leaves, (found, start)), strict=True)
+        )
+    else:
+        with pytest.raises(LoraxError, match="shares no leaf with this adapter"):
+            method.first_delta(config, setting.fn, setting.adapter, base, example(setting))
+
+
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        ({"batch": 6, "accumulate": 4}, "config.train.batch is 6 in 4 parts"),
+        ({"steps": 0, "epochs": 0}, "config.train has 0 steps and 0 epochs"),
+    ],
+)
+def test_numbers_that_cannot_be(config, changes, words):
+    config.train.update(changes)
+    with pytest.raises(LoraxError, match=words):
+        check(config)
