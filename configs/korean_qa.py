@@ -43,9 +43,9 @@ def get_config(arg: str = "") -> ConfigDict:
     config.data.update({"length": 64, "packing": "bucket"})
     config.train.update({"batch": 32, "epochs": 5, "log_every": 50})
     config.optimizer.update({"learning_rate": 2e-4, "warmup": 100, "weight_decay": 0.01})
-    config.eval.update({"every": 296, "batch": 64, "generate": 100, "max_new_tokens": 32})
+    config.eval.update({"every": 297, "batch": 64, "generate": 100, "max_new_tokens": 32})
     config.eval.update({"beams": 4, "no_repeat_ngram": 4})
-    config.checkpoint.update({"every": 296, "best": "validation/loss"})
+    config.checkpoint.update({"every": 297, "best": "validation/loss"})
     baseline(config, words, {"full": 5e-5, "bitfit": 1.6e-3})
     if "tiny" in words:
         _tiny(config)

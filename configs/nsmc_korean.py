@@ -66,7 +66,7 @@ def _chatbot(config: ConfigDict) -> None:
     config.data.update({"format": "csv", "train": "korean_chatbot/ChatbotData.csv.xz"})
     config.data.columns.update({"text": "Q", "label": "label"})
     config.train.epochs = 5
-    config.eval.every = config.checkpoint.every = 296  # an epoch
+    config.eval.every = config.checkpoint.every = 297  # an epoch
 
 
 def _tiny(config: ConfigDict) -> None:

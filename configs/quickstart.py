@@ -12,8 +12,8 @@ ships with Python (`config.pretrain`, kept in <workdir>/base), then adapted to t
 standard library. Nothing is downloaded. `python -m experiments.quickstart` compares ranks and
 methods in one table.
 
-Cost: under two minutes on two idle CPU cores, most of it the base (an estimate from the parts of
-experiments.quickstart).
+Cost: 4.5 minutes of CPU time, most of it for the base: some two minutes on two idle cores (counted
+from the steps of experiments.quickstart), 7.7 with three times as much other work running.
 
 Expected: held-out bits per byte on Python source, 2.69 for the frozen base, near 2.19 for LoRA of
 rank 4, 2.07 for `full`; on English 2.25 before and near 2.40 after. Measured by
