@@ -24,6 +24,18 @@ from lorax.core.errors import LoraxError
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "ml-collections")
 
 
+def finished(call: Call) -> bool:
+    """Whether a finished run of this config is in the workdir, which is only looked at.
+
+    Raises:
+      LoraxError: it holds something else, or a run of another config.
+    """
+    if not call.workdir.is_dir():
+        return False
+    _check_same(call.workdir, plain(call.config))
+    return (call.workdir / "DONE").exists()
+
+
 @contextlib.contextmanager
 def entered(call: Call, *, resume: bool = False) -> Iterator[bool]:
     """A context that holds the workdir for this process; its value says whether a run is needed.

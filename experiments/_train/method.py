@@ -79,7 +79,10 @@ def first_delta(
     delta = lorax.adapt(fn, adapter).init(jax.random.key(config.seed.init), base, example)
     if not config.adapter_from:
         return delta
-    _, saved = load_adapter(config.adapter_from)
+    try:
+        _, saved = load_adapter(config.adapter_from)
+    except LoraxError as error:
+        raise LoraxError(f"config.adapter_from: {error}") from None
     found = {_name(path): leaf for path, leaf in _leaves(saved)}
     taken = 0
 

@@ -1,13 +1,13 @@
 """What happens in a run? Base, training, held-out numbers, adapter, report, in this order."""
 
+import contextlib
 import dataclasses
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from ml_collections import ConfigDict
 
 import lorax
 from experiments import _workdir
@@ -19,13 +19,12 @@ from experiments._train.model import drawn
 from experiments._train.setting import Setting, make_setting
 from lorax.core.errors import LoraxError
 from lorax.io.checkpoint import load_adapter, save_adapter
-from lorax.parallel.replicas import Replicas, meet, replicas
+from lorax.parallel.replicas import Replicas, from_first, here, meet, replicas
 from lorax.train.metrics import MetricsWriter, read_metrics
 from lorax.train.stop import Stop, Stopped, catch
 from lorax.train.tensorboard import TensorBoardWriter, Writers, replay
 
-FROM_CONFIG = ("learning_rate", "schedule", "warmup", "weight_decay", "clip")
-"""Fields of `config.pretrain` that are the optimizer's."""
+_REFUSED = -1  # in place of whether a run is needed, as a number for all processes
 
 
 def tell(call: Call) -> None:
@@ -38,18 +37,53 @@ def tell(call: Call) -> None:
     if call.config.get("plan_only"):
         raise LoraxError(f"'{call.config_name}' is a plan, too large to be run: add --dry_run")
     try:
-        with catch() as stop, _workdir.entered(call, resume=True) as needed:
-            if not needed:
-                return _workdir.show(call.workdir)
-            setting = make_setting(call.config)
-            for note in setting.data.notes:
-                print(note)
-            run(setting, call.workdir, stop)
+        with catch() as stop:
+            done = _workdir.finished(call)
+            setting = None if done else _setting(call)  # a mistake writes nothing
+            with _entered(call) as needed:
+                if setting is None or not needed:
+                    return _workdir.show(call.workdir)
+                for note in setting.data.notes:
+                    say(note)
+                run(setting, call.workdir, stop)
     except Stopped as reason:
         raise Ended(
-            f"{reason}; what was saved is in {call.workdir}: run the same command again to go on",
+            f"{reason}: run the same command again to go on from what is in {call.workdir}",
             128 + reason.signum,
         ) from None
+
+
+def _setting(call: Call) -> Setting:
+    """All that the run will need is read and checked."""
+    setting = make_setting(call.config)
+    if setting.pretrains and not (call.workdir / "base" / "DONE").exists():
+        _ = setting.before
+    return setting
+
+
+def say(text: str) -> None:
+    """Prints it, in one of the processes."""
+    if jax.process_index() == 0:
+        print(text)
+
+
+@contextlib.contextmanager
+def _entered(call: Call) -> Iterator[bool]:
+    """`_workdir.entered`, by process 0 for all of them."""
+    if jax.process_index() == 0:
+        with contextlib.ExitStack() as held:
+            try:
+                needed = held.enter_context(_workdir.entered(call, resume=True))
+            except BaseException:
+                from_first(_REFUSED)
+                raise
+            from_first(needed)
+            yield needed
+        return
+    needed = from_first(_REFUSED)
+    if needed == _REFUSED:
+        raise LoraxError("process 0 could not enter the workdir: see what it says")
+    yield bool(needed)
 
 
 def run(setting: Setting, workdir: pathlib.Path, stop: Stop, label: str = "train") -> None:
@@ -63,11 +97,14 @@ def run(setting: Setting, workdir: pathlib.Path, stop: Stop, label: str = "train
     """
     setting = with_base(setting, workdir, stop)
     job = make_job(setting, workdir, label, stop)
+    devices = _devices(job.config)
     with stop.deferred():
-        trained = training.run(job, _devices(job.config), stop, print)
+        trained = training.run(job, devices, stop, say)
+    stop.where = "after the last step"
     wait = trained.outcome.wait_share
     if wait == wait:
-        print(f"Waiting for data took {wait:.1%} of the time of training.")
+        say(f"Waiting for data took {wait:.1%} of the time of training.")
+    job = dataclasses.replace(job, delta=devices.everywhere(job.delta))
     _finish(setting, job, trained, workdir, stop)
 
 
@@ -105,22 +142,21 @@ def with_base(setting: Setting, workdir: pathlib.Path, stop: Stop) -> Setting:
       workdir: of the run; its base/ is made, gone on with, or read.
       stop: asked while a base is trained.
     """
-    config = setting.config
-    subject = drawn(setting.subject, config, setting.example)
-    setting = dataclasses.replace(setting, subject=subject)
-    if not config.pretrain.steps or subject.loaded is not None:
-        return setting
+    subject = drawn(setting.subject, setting.config, setting.example)
+    if not setting.pretrains:
+        return dataclasses.replace(setting, subject=subject)
     folder = workdir / "base"
     folder.mkdir(exist_ok=True)
     saved = folder / "adapter"
     if not (folder / "DONE").exists():
-        part = make_setting(pretraining(config))
-        part = dataclasses.replace(part, subject=subject)
+        part = dataclasses.replace(setting.before, subject=subject)
         job = dataclasses.replace(make_job(part, folder, "base", stop), evaluate=None)
         with stop.deferred():
-            trained = training.run(job, _devices(job.config), stop, print)
+            trained = training.run(job, _devices(job.config), stop, say)
         _save(saved, part.adapter, trained.delta)
-        _workdir.finish(folder)
+        if jax.process_index() == 0:
+            _workdir.finish(folder)
+        meet("base")
     adapter, delta = load_adapter(saved)
     base = adapter.merge(subject.base, delta)
     return dataclasses.replace(setting, subject=dataclasses.replace(subject, base=base))
@@ -136,21 +172,6 @@ def _devices(config: Any) -> Replicas:
             "be dealt evenly to more."
         )
     return found
-
-
-def pretraining(config: Any) -> Any:
-    """The config of the run that makes the base: everything learns, on another text."""
-    part, made = config.pretrain, ConfigDict(config.to_dict())
-    made.adapter = ConfigDict({"adapter": "Full"})
-    made.also_train, made.adapter_from = (), ""
-    made.data.update({"format": part.format, "train": part.train, "limit": 0})
-    made.data.update({"validation": "", "test": "", "retention": ""})
-    made.train.update({"steps": part.steps, "batch": part.batch, "accumulate": 1})
-    made.optimizer.update({name: part[name] for name in FROM_CONFIG})
-    made.optimizer.update({"warmup_ratio": 0.0, "loraplus": 1.0, "label_smoothing": 0.0})
-    made.checkpoint.best = ""
-    made.pretrain.steps = 0
-    return made
 
 
 def _finish(
@@ -171,9 +192,10 @@ def _finish(
             result |= scoring.majority(pipeline.examples, one, setting.metrics)
     frozen = {k.removeprefix("base/"): v for k, v in result.items() if k.startswith("base/")}
     result |= scoring.forgotten(result, frozen)
-    result |= _texts(setting, job, trained, workdir, stop)
     if jax.process_index() == 0:
-        _save(workdir / "adapter", setting.adapter, trained.delta)
+        result |= _texts(setting, job, trained, workdir, stop)
+    _save(workdir / "adapter", setting.adapter, trained.delta)
+    if jax.process_index() == 0:
         sizes = jax.tree.leaves(trained.delta)
         with MetricsWriter(workdir / training.METRICS) as writer:
             writer.write(
@@ -203,24 +225,22 @@ def _texts(
     """Scores of the answers to held-out prompts; or, of a language model, only a sample to read."""
     config, data = setting.config, setting.data
     apply = lorax.adapt(setting.fn, setting.adapter)
-    tokenizer = setting.subject.tokenizer
-    if jax.process_count() > 1:  # decoding in step with each other is not built
-        return {}
+    tokenizer, base = setting.subject.tokenizer, here(trained.prepared)
+    first, last = here(job.delta), here(trained.delta)  # process 0 decodes, on its own
     if config.data.task == "completion" and config.eval.generate:
         split = "test" if "test" in data.held else "validation"
         return answer(
-            config, workdir, apply, trained.prepared, trained.delta, tokenizer,
+            config, workdir, apply, base, last, tokenizer,
             data.held[split].records, split, stop.check,
         )  # fmt: skip
     if config.data.task == "language" and config.eval.prompt:
-        deltas = {"frozen base": job.delta, "trained": trained.delta}
-        continue_prompt(config, workdir, apply, trained.prepared, deltas, tokenizer)
+        deltas = {"frozen base": first, "trained": last}
+        continue_prompt(config, workdir, apply, base, deltas, tokenizer)
     return {}
 
 
 def _save(folder: pathlib.Path, adapter: lorax.Adapter, delta: Any) -> None:
-    if jax.process_index() == 0:
-        save_adapter(folder, adapter, jax.device_get(delta), overwrite=True)
+    save_adapter(folder, adapter, jax.device_get(delta), overwrite=True)
     meet("adapter")
 
 

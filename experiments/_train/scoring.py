@@ -71,6 +71,14 @@ def make_measure(
     return lambda held, base, delta: _prefixed(held.name, numbers(held, base, delta))
 
 
+def numbers_of(task: str, metrics: Sequence[str], held: Held) -> list[str]:
+    """The names of what `make_measure` tells of a held-out set."""
+    if task not in LANGUAGE:
+        return [f"{held.name}/{name}" for name in ("loss", *metrics)]
+    sized = ("bits_per_byte",) if held.size else ()
+    return [f"{held.name}/{name}" for name in ("loss", "perplexity", *sized)]
+
+
 def majority(train: Sequence[Example], held: Held, metrics: Sequence[str]) -> Numbers:
     """What the most frequent class of the training set scores on a held-out set."""
     most = scores.majority([int(example.targets) for example in train])

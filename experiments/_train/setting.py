@@ -1,20 +1,54 @@
 """What does a config come to? Data, model, adapter, loss and optimizer, before anything is done."""
 
 import dataclasses
+import functools
+import operator
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import numpy as np
 import optax
+from ml_collections import ConfigDict
 
 import lorax
 from configs import _page
 from experiments._train import method
-from experiments._train.data import Data, example_inputs, labels_of, make_data, read_splits
+from experiments._train.data import (
+    PACKINGS,
+    Data,
+    example_inputs,
+    labels_of,
+    make_data,
+    read_splits,
+)
 from experiments._train.model import Subject, make_subject, make_tokenizer, program
-from lorax.core.errors import LoraxError
+from experiments._train.scoring import numbers_of
+from lorax.core.errors import LoraxError, check_choice
+from lorax.core.paths import nearest
+from lorax.data.rows import ROLES
 from lorax.train.step import Loss
+
+FROM_CONFIG = ("learning_rate", "schedule", "warmup", "weight_decay", "clip")
+"""Fields of `config.pretrain` that are the optimizer's."""
+
+LEAST = {
+    "data.length": 1, "data.limit": 0, "data.retention_characters": 0, "data.workers": 0,
+    "train.batch": 1, "train.accumulate": 1, "train.log_every": 0,
+    "optimizer.chunk": 0, "pretrain.steps": 0, "pretrain.batch": 1,
+    "eval.every": 0, "eval.batch": 0, "eval.limit": 0, "eval.generate": -1, "eval.beams": 1,
+    "eval.max_new_tokens": 1, "checkpoint.every": 0, "checkpoint.keep": 1,
+}  # fmt: skip
+"""The lowest value of fields that count something."""
+
+CHOICES = {
+    "data.task": tuple(ROLES),
+    "data.packing": PACKINGS,
+    "data.too_long": ("error", "cut", "skip"),
+    "data.on_bad_row": ("error", "skip"),
+    "checkpoint.mode": ("min", "max"),
+}
+"""Values of fields that name something."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +78,23 @@ class Setting:
     steps: int
 
     @property
+    def pretrains(self) -> bool:
+        """Whether the base is trained first."""
+        return bool(self.config.pretrain.steps) and self.subject.loaded is None
+
+    @functools.cached_property
+    def before(self) -> "Setting":
+        """That of the run which trains the base; read when it is asked for, once.
+
+        Raises:
+          LoraxError: whatever of `config.pretrain` cannot be.
+        """
+        try:
+            return make_setting(pretraining(self.config))
+        except LoraxError as error:
+            raise LoraxError(f"config.pretrain, of which the base is made: {error}") from None
+
+    @property
     def tx(self) -> optax.GradientTransformation:
         """The optimizer of the delta."""
         return method.make_optimizer(self.config.optimizer, self.steps)[0]
@@ -69,6 +120,7 @@ def make_setting(config: Any) -> Setting:
         method.make_loss(config, fn, adapter), example, steps,
     )  # fmt: skip
     _check_fits(setting)
+    _check_best(setting)
     return setting
 
 
@@ -79,8 +131,19 @@ def check(config: Any) -> None:
       LoraxError: a field that is missing, unknown or a list, or numbers that cannot be.
     """
     _page.check(config)
+    for name, least in LEAST.items():
+        value = operator.attrgetter(name)(config)
+        if value < least:
+            raise LoraxError(f"config.{name} is {value}: expected {least} or more")
+    for name, choices in CHOICES.items():
+        check_choice(f"config.{name}", operator.attrgetter(name)(config), choices)
+    if not all(isinstance(share, int | float) for share in config.data.split):
+        raise LoraxError(
+            f"config.data.split is {config.data.split}: expected the shares of train, validation "
+            "and test, (0.8, 0.1, 0.1) say"
+        )
     part = config.train
-    if part.batch < 1 or part.accumulate < 1 or part.batch % part.accumulate:
+    if part.batch % part.accumulate:
         raise LoraxError(
             f"config.train.batch is {part.batch} in {part.accumulate} parts: expected a multiple "
             "of config.train.accumulate; change one of them"
@@ -90,6 +153,21 @@ def check(config: Any) -> None:
             f"config.train has {part.steps} steps and {part.epochs} epochs: expected a positive "
             "number of one of them"
         )
+
+
+def pretraining(config: Any) -> Any:
+    """The config of the run that makes the base: everything learns, on another text."""
+    part, made = config.pretrain, ConfigDict(config.to_dict())
+    made.adapter = ConfigDict({"adapter": "Full"})
+    made.also_train, made.adapter_from = (), ""
+    made.data.update({"format": part.format, "train": part.train, "limit": 0})
+    made.data.update({"validation": "", "test": "", "retention": ""})
+    made.train.update({"steps": part.steps, "batch": part.batch, "accumulate": 1})
+    made.optimizer.update({name: part[name] for name in FROM_CONFIG})
+    made.optimizer.update({"warmup_ratio": 0.0, "loraplus": 1.0, "label_smoothing": 0.0})
+    made.checkpoint.best = ""
+    made.pretrain.steps = 0
+    return made
 
 
 def steps_of(config: Any, steps_per_epoch: int) -> int:
@@ -107,3 +185,28 @@ def _check_fits(setting: Setting) -> None:
         )
     except LoraxError as error:
         raise LoraxError(f"config.adapter: {error}") from None
+    if setting.config.adapter_from:
+        first = lambda base: method.first_delta(
+            setting.config, setting.fn, setting.adapter, base, example
+        )
+        jax.eval_shape(first, setting.subject.base)
+
+
+def _check_best(setting: Setting) -> None:
+    """What is to be best is measured while training goes on."""
+    best = setting.config.checkpoint.best
+    names = [
+        name
+        for held in setting.data.held.values()
+        if held.name != "test"
+        for name in numbers_of(setting.config.data.task, setting.metrics, held)
+    ]
+    if best and best not in names:
+        near = nearest(best, names, 1) or ("validation/loss",)
+        raise LoraxError(
+            f"config.checkpoint.best is '{best}', which no evaluation reports: did you mean "
+            f"'{near[0]}'?"
+            if names
+            else f"config.checkpoint.best is '{best}', but nothing is held out: set it empty, or "
+            "config.data.validation"
+        )

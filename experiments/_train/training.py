@@ -101,7 +101,7 @@ def run(job: Job, devices: Replicas, stop: Stop, say: Callable[[str], None]) -> 
         found = checkpoints.latest(state, expect={"base": mark})
         for message in found.skipped if found else ():
             say(message)
-        state = found.tree if found else state
+        state = devices.everywhere(found.tree if found else state)
         info = found.info if found else {"metrics": 0, "step": 0, "pending": True}
         if found:
             say(f"Resumed after step {info['step']}.")
@@ -123,7 +123,7 @@ def run(job: Job, devices: Replicas, stop: Stop, say: Callable[[str], None]) -> 
                 )  # fmt: skip
 
             outcome = train(
-                step, devices.everywhere(state), prepared, map(devices.batch, batches),
+                step, state, prepared, map(devices.batch, batches),
                 _plan(job, info["pending"]), writer=writer, save=save, stop=stop,
                 evaluate=_evaluate(job, prepared),
             )  # fmt: skip

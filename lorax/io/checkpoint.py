@@ -34,7 +34,8 @@ def save_adapter(
     """Writes `adapter` and `delta` so that `load_adapter(directory)` returns both.
 
     Written beside `directory` under another name and renamed, so that a failure at any moment
-    leaves what was there before. Missing parent folders are made.
+    leaves what was there before. Missing parent folders are made. Of several processes, process 0
+    writes, and needs the whole delta; the others return at once.
 
     Args:
       directory: must not exist, unless `overwrite`.
@@ -43,15 +44,11 @@ def save_adapter(
       overwrite: replace a directory that holds a saved adapter, or is empty; never any other.
 
     Raises:
-      LoraxError: the directory is taken, the disk refuses, a delta cannot be described, or more
-        than one process runs.
+      LoraxError: the directory is taken, the disk refuses, or a delta cannot be described.
     """
     check_adapter(adapter)
-    if jax.process_count() > 1:
-        raise LoraxError(
-            f"save_adapter runs in one of {jax.process_count()} processes: expected a single one; "
-            "gather the delta on one host and save it there"
-        )
+    if jax.process_index() != 0:
+        return
     description, arrays = _description(adapter, delta), named_arrays(delta)
     with new_directory(directory, JSON_NAME, overwrite=overwrite) as partial:
         store.save_arrays(partial / ARRAYS_NAME, arrays)

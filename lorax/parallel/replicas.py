@@ -59,7 +59,24 @@ class Replicas:
         if self.mesh is None:
             return tree
         sharding = NamedSharding(self.mesh, P())
-        return jax.tree.map(lambda x: jax.device_put(x, sharding), tree)
+        if jax.process_count() == 1:
+            return jax.tree.map(lambda x: jax.device_put(x, sharding), tree)
+        return jax.tree.map(lambda x: _everywhere(x, sharding), tree)
+
+
+def here(tree: Any) -> Any:
+    """`tree`, which is whole on every device, as arrays of this process alone."""
+    if jax.process_count() == 1:
+        return tree
+    return jax.tree.map(lambda x: x.addressable_data(0), tree)
+
+
+def _everywhere(leaf: Any, sharding: NamedSharding) -> jax.Array:
+    """A global array of what every process has whole."""
+    if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        impl = jax.random.key_impl(leaf)
+        return jax.random.wrap_key_data(_everywhere(jax.random.key_data(leaf), sharding), impl=impl)
+    return jax.make_array_from_process_local_data(sharding, np.asarray(leaf))
 
 
 def replicas(rows: int) -> Replicas:
@@ -75,6 +92,13 @@ def replicas(rows: int) -> Replicas:
         return Replicas(None)
     kinds = (jax.sharding.AxisType.Auto,)
     return Replicas(jax.make_mesh((len(devices),), (AXIS,), axis_types=kinds, devices=devices))
+
+
+def from_first(value: int) -> int:
+    """The number that process 0 gives, in every process; the others wait for it."""
+    if jax.process_count() == 1:
+        return value
+    return int(multihost_utils.broadcast_one_to_all(np.int32(value)))
 
 
 def meet(name: str) -> None:

@@ -169,12 +169,12 @@ def _pause(
     numbers, stopped = None, None
     try:
         if stop is not None:
-            stop.check(f"after step {number}")
+            stop.check(f"after step {number} of {run.plan.steps}")
         if evaluate is not None:
             numbers = evaluate(state)
             run.evaluated(number, numbers)
     except Stopped as reason:
-        stopped = Stopped(reason.signum, f"after step {number}")
+        stopped = Stopped(reason.signum, f"after step {number} of {run.plan.steps}")
     if save is not None:
         save(state, Moment(number, numbers, evaluate is not None and numbers is None))
     run.rest()

@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TextIO
 
+import jax
+
 Report = Callable[[int, str], None]
 
 PLAIN_EVERY = 10.0
@@ -16,6 +18,8 @@ PLAIN_EVERY = 10.0
 def progress(label: str, total: int, stream: TextIO | None = None) -> Iterator[Report]:
     """A context that yields `report(done, text)`, to be called after every step.
 
+    Only process 0 shows anything.
+
     Args:
       label: what is going on.
       total: steps.
@@ -23,6 +27,9 @@ def progress(label: str, total: int, stream: TextIO | None = None) -> Iterator[R
         installed (`pip install 'lorax-flax[experiments]'`), and anything else a line when the
         work begins to take long and one at the end.
     """
+    if jax.process_index() != 0:
+        yield lambda done, text: None
+        return
     stream = sys.stderr if stream is None else stream
     bar = _bar(label, total, stream) if stream.isatty() else None
     with bar or _lines(label, total, stream) as report:

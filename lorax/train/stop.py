@@ -1,7 +1,8 @@
 """How does a run end early, on SIGTERM or SIGINT? Between two steps, after a save.
 
 with catch() as stop:
-    stop.check()                  # anywhere outside the loop: raises at once
+    stop.where = "before the first step"
+    ...                           # a signal raises at once
     with stop.deferred():         # a signal is only noted now, and the loop asks for it
         ...
 """
@@ -15,33 +16,39 @@ from types import FrameType
 CAUGHT = (signal.SIGTERM, signal.SIGINT)
 
 
-class Stopped(Exception):
-    """The process was asked to end.
+class Stopped(BaseException):
+    """The process was asked to end. No `Exception`, so that nobody takes it for a failed write.
 
     Attributes:
       signum: of the signal; the exit code of the process is 128 more.
     """
 
-    def __init__(self, signum: int, where: str = "before the first step"):
+    def __init__(self, signum: int, where: str):
         self.signum = signum
         super().__init__(f"stopped by {signal.Signals(signum).name} {where}")
 
 
 class Stop:
-    """Whether the process was asked to end, and by which signal."""
+    """Whether the process was asked to end, and by which signal.
+
+    Attributes:
+      signum: of the signal; None as long as none came.
+      where: in the work the process is, for the message of `Stopped`.
+    """
 
     def __init__(self) -> None:
         self.signum: int | None = None
+        self.where = "before the first step"
         self._deferred = False
 
     def requested(self) -> bool:
         """Whether a signal came."""
         return self.signum is not None
 
-    def check(self, where: str = "before the first step") -> None:
+    def check(self, where: str = "") -> None:
         """Raises `Stopped` if a signal came; to be called between pieces of long work."""
         if self.signum is not None:
-            raise Stopped(self.signum, where)
+            raise Stopped(self.signum, where or self.where)
 
     @contextlib.contextmanager
     def deferred(self) -> Iterator[None]:
@@ -57,7 +64,7 @@ class Stop:
         again = self.signum is not None
         self.signum = signum
         if again or not self._deferred:  # a second signal does not wait for a save
-            raise Stopped(signum)
+            raise Stopped(signum, self.where)
 
 
 @contextlib.contextmanager
@@ -77,4 +84,5 @@ def catch() -> Iterator[Stop]:
         yield stop
     finally:
         for signum, handler in before.items():
-            signal.signal(signum, handler)
+            # None: one that was not set from Python, and cannot be put back
+            signal.signal(signum, signal.SIG_DFL if handler is None else handler)

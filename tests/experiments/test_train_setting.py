@@ -8,8 +8,7 @@ import lorax
 from experiments._cli import load_config
 from experiments._train import method
 from experiments._train.data import read_splits
-from experiments._train.run import pretraining
-from experiments._train.setting import check, make_setting
+from experiments._train.setting import check, make_setting, pretraining
 from lorax.core.errors import LoraxError
 from lorax.io.checkpoint import save_adapter
 
