@@ -7,6 +7,7 @@ one line on standard error and a non-zero exit code. Anything else is a bug and 
 import difflib
 import errno
 import importlib.util
+import operator
 import os
 import pathlib
 import re
@@ -163,7 +164,7 @@ def parse(argv: Sequence[str], default: str, own: Sequence[Flag] = ()) -> Call:
     try:
         left = values(argv)[1:]
     except (flags.Error, ValueError, TypeError) as error:
-        raise UsageError(_first_line(error)) from None
+        raise UsageError(_mistyped(config, rest, error)) from None
     if left:
         raise UsageError(f"unexpected argument '{left[0]}': flags are written --name=value")
     chosen = {flag.name: values[flag.name].value for flag in own}
@@ -252,6 +253,22 @@ def _check_field(config: Any, arg: str) -> None:
             near = _nearest(part, fields) or (f"; it has {', '.join(fields)}" if fields else "")
             raise UsageError(f"unknown config field '{part}' in '{walked}' ({arg}){near}")
         node, walked = node[part], f"{walked}.{part}"
+    if hasattr(node, "to_dict"):
+        raise UsageError(
+            f"'{walked}' is no field but has some: write --{walked}.{next(iter(node))}"
+        )
+
+
+def _mistyped(config: Any, rest: Sequence[str], error: Exception) -> str:
+    """What the parser says, with what is expected of a field in place of Python's own words."""
+    message = " ".join(str(error).split("\n")[0].split())
+    name = re.match(r"flag --(config\.([\w.]+)=)", message)
+    if not name:
+        return message
+    given = next(arg for arg in reversed(rest) if arg.lstrip("-").startswith(name[1]))
+    kinds = {int: "an integer", float: "a number", bool: "a boolean", tuple: "a tuple"}
+    now = operator.attrgetter(name[2])(config)
+    return f"{given}: expected {kinds.get(type(now), 'a value')} such as {now!r}"
 
 
 def _unknown_flag(arg: str, known: Sequence[str]) -> str:
@@ -265,17 +282,14 @@ def _nearest(name: str, candidates: Sequence[str], prefix: str = "") -> str:
     return f"; did you mean '{prefix}{near[0]}'?" if near else ""
 
 
-def _first_line(error: object) -> str:
-    return " ".join(str(error).split("\n")[0].split())
-
-
 def _fail(error: object, code: int) -> int:
     print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
     return code
 
 
 def _help(doc: str, config: str, flags: Sequence[Flag]) -> str:
-    own = "".join(f"\n  --{_shown(flag):<22} {flag.help}" for flag in flags)
+    shown = {f: f.name if isinstance(f.default, bool) else f"{f.name}=..." for f in flags}
+    own = "".join(f"\n  --{name:<22} {flag.help}" for flag, name in shown.items())
     return f"""{doc.strip()}
 
 Flags:
@@ -284,7 +298,3 @@ Flags:
   --config.FIELD=VALUE     override a field of it, as often as needed: --config.seed.init=1{own}
   --help                   this text
 """
-
-
-def _shown(flag: Flag) -> str:
-    return flag.name if isinstance(flag.default, bool) else f"{flag.name}=..."

@@ -1,7 +1,9 @@
 """What is learnt from, and what is held out? Records read and split, encoded, and put in order."""
 
+import contextlib
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -141,11 +143,12 @@ def _read(config: Any, path: str, split: str, labels: Sequence[str] = ()) -> Rec
             f"config.data.{split} is empty: expected a path; set --config.data.{split}"
         )
     images = config.model.family in IMAGES and not config.model.source
-    return read(
-        data.format, split if toy else path, task=data.task, columns=data.columns.to_dict(),
-        labels=labels or data.labels, name="images" if toy and images else data.name,
-        template=data.template, on_bad_row=data.on_bad_row,
-    )  # fmt: skip
+    with _fields():
+        return read(
+            data.format, split if toy else path, task=data.task, columns=data.columns.to_dict(),
+            labels=labels or data.labels, name="images" if toy and images else data.name,
+            template=data.template, on_bad_row=data.on_bad_row,
+        )  # fmt: skip
 
 
 def _divided(config: Any, whole: Records) -> dict[str, Records]:
@@ -182,7 +185,18 @@ def _retention(config: Any) -> Records:
 def _encode(config: Any, name: str, split: Records, tokenizer: Any) -> Encoded:
     data = config.data
     task = "language" if name == "retention" else data.task
-    return encode(split.rows, tokenizer, task=task, length=data.length, too_long=data.too_long)
+    with _fields():
+        return encode(split.rows, tokenizer, task=task, length=data.length, too_long=data.too_long)
+
+
+@contextlib.contextmanager
+def _fields() -> Iterator[None]:
+    """Where lorax.data complains of its arguments, they are told as fields of the config."""
+    try:
+        yield
+    except LoraxError as error:
+        pattern = r"(^|(?<=set )|(?<=raise ))(format|task|template|length|too_long|on_bad_row)\b"
+        raise LoraxError(re.sub(pattern, r"config.data.\2", str(error))) from None
 
 
 def _order(config: Any, examples: Sequence[Example]) -> Order:
@@ -221,9 +235,11 @@ def _held(
 
 
 def _notes(splits: Mapping[str, Records], encoded: Mapping[str, Encoded]) -> Iterable[str]:
+    skipped = {split.source: split for split in splits.values() if split.skipped}
+    for split in skipped.values():  # several splits may be cut from one file
+        rows = "1 bad row" if split.skipped == 1 else f"{split.skipped} bad rows, the first"
+        yield f"Left out {rows}: {split.first_skipped}"
     for name, split in splits.items():
-        if split.skipped:
-            yield f"{name}: {split.skipped} bad rows left out, {split.first_skipped} first"
         for what, count in (("cut", encoded[name].cut), ("skipped", encoded[name].skipped)):
             if count:
                 yield f"{name}: {count} of {len(split.rows)} were too long and {what}"

@@ -161,7 +161,8 @@ def _fresh(part: Any, tokenizer: Tokenizer | None, labels: int | None) -> nn.Mod
             return _image_model(part.family, fields, labels)
         return _transformer(part, fields, tokenizer, labels)
     except (ValueError, TypeError) as error:
-        raise LoraxError(f"config.model makes no model: {error}") from None
+        named = str(error).startswith("config.")
+        raise LoraxError(str(error) if named else f"config.model makes no model: {error}") from None
 
 
 def _image_model(family: str, fields: dict[str, Any], labels: int | None) -> nn.Module:
@@ -185,6 +186,11 @@ def _transformer(
         if part.family == "roberta" and tokenizer.pad is not None:
             fields.setdefault("pad_id", tokenizer.pad)
     if not part.preset:
+        if "vocab_size" not in fields:
+            raise LoraxError(
+                "config.model.tokenizer is empty, and a fresh model has none of its own: set it to "
+                "bytes, bpe:1024, or the path of one"
+            )
         return module(kind(**fields))
     preset = getattr(lorax.models, part.preset, None)
     if not isinstance(preset, kind):
