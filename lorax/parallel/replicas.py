@@ -10,6 +10,7 @@ import math
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding
@@ -73,7 +74,7 @@ def here(tree: Any) -> Any:
 
 def _everywhere(leaf: Any, sharding: NamedSharding) -> jax.Array:
     """A global array of what every process has whole."""
-    if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         impl = jax.random.key_impl(leaf)
         return jax.random.wrap_key_data(_everywhere(jax.random.key_data(leaf), sharding), impl=impl)
     return jax.make_array_from_process_local_data(sharding, np.asarray(leaf))
