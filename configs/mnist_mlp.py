@@ -12,11 +12,17 @@ All weights are trained by default. `lora` and `bitfit` leave the random weights
 and train beside them: how far does so little go? The MLP is 784-200-200-10 with 199,210 parameters,
 LeNet has 44,426.
 
-Cost: a minute or two on two CPU cores (an estimate).
+Cost: 16 seconds of CPU time, for LeNet 49 and under LoRA 69; measured on two CPU cores, jax 0.10.2.
 
-Expected: no figure of ours yet; both networks are known to pass 97 % of the 10,000 test images when
-trained whole. Published for a random subspace of all weights, to compare a count of trained numbers
-with: 90 % of full accuracy at 750 dimensions for the MLP, at 275 (290 in the text) for LeNet.
+Expected, of the 10,000 test images at the best of three epochs, one seed; the majority has 11.4 %:
+
+              whole     trained   lora     trained   bitfit   trained
+    MLP       97.2 %    199,210   95.4 %    12,752   50.4 %       410
+    LeNet     98.2 %     44,426   98.0 %     3,484   45.4 %       236
+
+Published for a random subspace of all weights, to compare a count of trained numbers with: 90 % of
+full accuracy at 750 dimensions for the MLP, at 275 (290 in the text) for LeNet. The MLP's step takes
+2 to 3 ms, of which handing over a batch is some hundredths; on busy cores the wait is longer.
 
 Source: Li et al., "Measuring the Intrinsic Dimension of Objective Landscapes", arXiv:1804.08838,
 table 1, for networks and dimensions; rates are ours and untuned.
