@@ -21,8 +21,8 @@ Expected, of the 10,000 test images at the best of three epochs, one seed; the m
     LeNet     98.2 %     44,426   98.0 %     3,484   45.4 %       236
 
 Published for a random subspace of all weights, to compare a count of trained numbers with: 90 % of
-full accuracy at 750 dimensions for the MLP, at 275 (290 in the text) for LeNet. The MLP's step takes
-2 to 3 ms, of which handing over a batch is some hundredths; on busy cores the wait is longer.
+full accuracy at 750 dimensions for the MLP, at 275 (290 in the text) for LeNet. A step of the MLP
+takes 2 to 3 ms, of which handing over a batch is 5 %; on busy cores the wait was longer.
 
 Source: Li et al., "Measuring the Intrinsic Dimension of Objective Landscapes", arXiv:1804.08838,
 table 1, for networks and dimensions; rates are ours and untuned.
