@@ -10,13 +10,17 @@ Command:
         --config.data.train=e2e_nlg/train.txt.xz       # two steps on real lines
 
 Cost: not measured here. Analytic: 26,289 updates of 8 lines, 1.1e7 tokens at 4 x 355M products and
-sums each, 1.6e16 in all, besides padding; then 630 prompts with ten beams. `tiny`: about 10 minutes
-on two CPU cores (an estimate).
+sums each, 1.6e16 in all, besides padding; then 630 prompts with ten beams. `tiny`: 12 minutes of
+CPU time with jax 0.10.2, so 6 to 8 on two idle cores; 20 with three times as much other work.
 
 Expected: BLEU 70.4 +- 0.1, NIST 8.85, METEOR 46.8, ROUGE-L 71.8, CIDEr 2.53, mean of 3 seeds at the
 best epoch; full fine-tuning 68.2 BLEU (copied there from earlier work). These are numbers of the
 official scorer, for which the run writes its two files; `test/bleu` is sacrebleu's and another
-number. `tiny` has no published figure; its BLEU is on the validation lines.
+number.
+
+`tiny` has no published figure. It measured BLEU 72.2 on the 547 meanings of the validation lines
+(sacrebleu 2.6.0, 13a; one seed) at 1.385 nats a token: 957,184 parameters learn the phrases of the
+training lines and which name goes where, and leave out what people often leave out.
 
 Source: Hu et al., arXiv:2106.09685, table 3 and, for hyper-parameters, table 11; what the table
 leaves open (clip 0, 64 new tokens) is as in the authors' command, github.com/microsoft/LoRA.
