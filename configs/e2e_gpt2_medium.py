@@ -19,8 +19,9 @@ official scorer, for which the run writes its two files; `test/bleu` is sacreble
 number.
 
 `tiny` has no published figure. It measured BLEU 72.2 on the 547 meanings of the validation lines
-(sacrebleu 2.6.0, 13a; one seed) at 1.385 nats a token: 957,184 parameters learn the phrases of the
-training lines and which name goes where, and leave out what people often leave out.
+(sacrebleu 2.6.0, 13a; one seed) at 1.385 nats a token; 67.2 on the 630 of the test lines, greedily
+66.8. 957,184 parameters learn the phrases of the training lines and which name goes where, and
+leave out what people often leave out. Records: experiments/reports/e2e_tiny.
 
 Source: Hu et al., arXiv:2106.09685, table 3 and, for hyper-parameters, table 11; what the table
 leaves open (clip 0, 64 new tokens) is as in the authors' command, github.com/microsoft/LoRA.
