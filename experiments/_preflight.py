@@ -44,7 +44,7 @@ class Preflight:
       adapter, base: what is adapted, and how.
       batch: of one device, one part where gradients are accumulated.
       tx: the optimizer.
-      steps: updates in all.
+      steps: updates in all; None where that is not known.
       examples: of one epoch; None where that is not known.
       logits: shape of those that exist at once; None for none.
     """
@@ -58,7 +58,7 @@ class Preflight:
     base: Any
     batch: Any
     tx: Any
-    steps: int
+    steps: int | None
     examples: int | None = None
     logits: Any = None
 
@@ -175,13 +175,14 @@ def size(count: int) -> str:
 
 def _length(plan: Preflight) -> str:
     config, inputs = plan.config, plan.batch.inputs
-    table = [("", ""), ("updates", f"{plan.steps:,}")]
+    table = [("", ""), ("updates", "not known" if plan.steps is None else f"{plan.steps:,}")]
     table += [("examples of an update", f"{config.train.batch:,}")]
     if jax.numpy.issubdtype(inputs.dtype, jax.numpy.integer):
         tokens = config.train.batch * config.data.length
         table += [("tokens of an update, at most", f"{tokens:,}")]
-        table += [("tokens in all, at most", f"{tokens * plan.steps:,}")]
-    if plan.examples is not None:
+        if plan.steps is not None:
+            table += [("tokens in all, at most", f"{tokens * plan.steps:,}")]
+    if plan.examples is not None and plan.steps is not None:
         epochs = plan.steps * config.train.batch / max(plan.examples, 1)
         table += [("examples of an epoch", f"{plan.examples:,}"), ("epochs", f"{epochs:.2f}")]
     return markdown(table)

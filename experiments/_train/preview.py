@@ -15,7 +15,7 @@ from experiments._train.model import make_subject, program
 from experiments._train.scoring import LANGUAGE
 from experiments._train.setting import check, make_setting, steps_of
 from lorax.core.errors import LoraxError
-from lorax.data import source
+from lorax.data import glue, source
 from lorax.data.batch import Batch
 
 
@@ -43,8 +43,17 @@ def plan(config: Any, overrides: Any) -> Preflight:
                 f"config.model.source='{config.model.source}' is not here, and a dry run fetches "
                 "nothing: give a directory, or the size of the model in config.model.preset"
             )
-        return _planned(config, overrides, read_splits(config))
+        return _planned(config, overrides, _found(config))
     return _read(config, overrides)
+
+
+def _found(config: Any) -> Read | None:
+    """The data, if it is here; if not, what is missing is told and the plan goes on without."""
+    try:
+        return read_splits(config)
+    except LoraxError as error:
+        print(f"Without data, so that the length of the run is not known: {error}\n")
+        return None
 
 
 def _read(config: Any, overrides: Any) -> Preflight:
@@ -64,11 +73,9 @@ def _read(config: Any, overrides: Any) -> Preflight:
 
 def _planned(config: Any, overrides: Any, found: Read | None) -> Preflight:
     """From the shapes of a published size, and the number of records where they are here."""
-    labels = labels_of(config, found) if found else None
+    labels = labels_of(config, found) if found else _labels(config)
     rows = len(found.splits["train"].rows) if found else 0
     steps = steps_of(config, -(-rows // config.train.batch))
-    if not steps:
-        raise LoraxError("config.train.steps is 0 in a plan without data: expected a number")
     planned = ConfigDict(config.to_dict())
     planned.model.source = ""
     example = example_inputs(planned, None)
@@ -77,9 +84,19 @@ def _planned(config: Any, overrides: Any, found: Read | None) -> Preflight:
     batch = _batch(config, labels)
     return Preflight(
         config, overrides, fn, (example,), method.make_loss(config, fn, adapter), adapter,
-        subject.base, batch, method.make_optimizer(config.optimizer, steps)[0], steps,
-        rows or None, _logits(config, subject.model, batch),
+        subject.base, batch,
+        method.make_optimizer(config.optimizer, steps or config.optimizer.warmup + 1)[0],
+        steps or None, rows or None, _logits(config, subject.model, batch),
     )  # fmt: skip
+
+
+def _labels(config: Any) -> int | None:
+    """As `labels_of`, where there is no data to count classes in."""
+    data = config.data
+    if data.task != "classification":
+        return 1 if data.task == "regression" else None
+    names = glue.TASKS[data.name].labels if data.format == "glue" else data.labels
+    return len(names) or 2
 
 
 def _batch(config: Any, labels: int | None) -> Batch:

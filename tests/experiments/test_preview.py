@@ -2,7 +2,8 @@
 
 from ml_collections import ConfigDict
 
-from configs import e2e_gpt2_medium
+from configs import e2e_gpt2_medium, glue_roberta_base
+from experiments import _preflight as preflight
 from experiments._train import preview
 from experiments._train.setting import make_setting
 
@@ -15,3 +16,12 @@ def test_the_plan_is_of_the_longest_rows():
     assert pipeline.order.length(0) == 93 and len(lengths) == 2
     planned = preview.plan(config, ConfigDict())
     assert planned.batch.inputs.shape == (config.train.batch, max(lengths))
+
+
+def test_without_weights_and_data_the_published_size_is_planned(monkeypatch, capsys):
+    monkeypatch.delenv("LORAX_DATA", raising=False)
+    planned = preview.plan(glue_roberta_base.get_config("mnli"), ConfigDict())
+    assert planned.steps is None and planned.examples is None
+    assert planned.base["params"]["classifier"]["out"]["kernel"].shape == (768, 3)
+    assert "Without data" in capsys.readouterr().out
+    assert "not known" in "".join(preflight.text(planned))
