@@ -19,6 +19,9 @@ Baselines = dict[str, dict[str, float | None]]
 BASELINES = {"base": "frozen base", "majority": "majority class"}
 """Runs, or first parts of names in a result, that no training stands behind."""
 
+UNTRAINED = "untrained model"
+"""What a frozen base is called that nothing has trained yet."""
+
 PRETRAIN = "pretrain"
 """The run that makes a fresh base, in the records of what is adapted then."""
 
@@ -77,7 +80,7 @@ class Workdir:
       name: of it, for people.
       papers: config, overrides and env, as far as they are there.
       runs: usually one; the quickstart and the comparison have many.
-      baselines: {"frozen base": {score: number}}.
+      baselines: {"frozen base": {score: number}}, or of an "untrained model".
       samples: the first records of samples.jsonl.
       resumed: how often it went on after an interruption.
       odd: what is missing or torn, one line each.
@@ -128,6 +131,8 @@ def read(path: pathlib.Path, name: str) -> Workdir:
             f"'{path / METRICS}' has no record of a run yet: train first, or check --workdir"
         )
     papers = {paper: value for paper, value in found.items() if value is not None}
+    if _untrained(papers.get("config", {})) and BASELINES["base"] in baselines:
+        baselines = {UNTRAINED: baselines.pop(BASELINES["base"]), **baselines}
     starts = papers.get("env", {}).get("started")
     resumed = sum(record.get("kind") == "resume" for record in records)
     resumed = max(resumed, len(starts) - 1 if isinstance(starts, list) else 0)
@@ -139,6 +144,14 @@ def number(value: Any) -> float | None:
     """`value` if it is a finite number, else None."""
     real = isinstance(value, int | float) and not isinstance(value, bool)
     return value if real and -1e300 < value < 1e300 else None
+
+
+def _untrained(config: Mapping[str, Any]) -> bool:
+    """Is the base a fresh model as it was drawn?"""
+    model, pretrain = config.get("model"), config.get("pretrain")
+    if not isinstance(model, dict) or not isinstance(pretrain, dict):
+        return False
+    return not model.get("source", True) and not pretrain.get("steps", True)
 
 
 def _sorted(records: Sequence[Record]) -> tuple[list[Run], Baselines]:

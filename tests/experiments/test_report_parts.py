@@ -1,5 +1,6 @@
 """The parts of a report: text that stays text, figures, numbers, tables, and where runs are."""
 
+import json
 import math
 import re
 
@@ -86,6 +87,17 @@ def test_the_training_loss_is_told_without_label_smoothing(tmp_path):
     write_records(tmp_path / "smoothed", [record | {"nats": 1.75}])
     plain, smoothed = (read(tmp_path / n, n).runs[0] for n in ("plain", "smoothed"))
     assert plain.losses() == ([1], [2.5]) and smoothed.losses() == ([1], [1.75])
+
+
+def test_a_fresh_base_is_an_untrained_model(tmp_path):
+    records = [{"run": "train", "step": 1, "kind": "train", "loss": 2.5}]
+    records.append({"run": "train", "step": 1, "kind": "result", "base/test/loss": 3.0})
+    config = {"model": {"source": ""}, "pretrain": {"steps": 0}}
+    (write_records(tmp_path / "a", records) / "config.json").write_text(json.dumps(config))
+    assert read(tmp_path / "a", "a").baselines == {"untrained model": {"test/loss": 3.0}}
+    config["pretrain"]["steps"] = 5
+    (write_records(tmp_path / "b", records) / "config.json").write_text(json.dumps(config))
+    assert read(tmp_path / "b", "b").baselines == {"frozen base": {"test/loss": 3.0}}
 
 
 def test_only_differing_fields_are_shown():
