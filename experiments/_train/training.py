@@ -104,7 +104,7 @@ def run(job: Job, devices: Replicas, stop: Stop, say: Callable[[str], None]) -> 
         state = devices.everywhere(found.tree if found else state)
         info = found.info if found else {"metrics": 0, "step": 0, "pending": True}
         if found:
-            say(f"Resumed after step {info['step']}.")
+            say(f"Resumed {job.label} after step {info['step']} of {job.steps}.")
         prepared = job.adapter.prepare(devices.everywhere(job.base), state.delta)
         batches = job.pipeline.batches(start=info["step"])
         with (

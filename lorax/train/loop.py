@@ -167,14 +167,15 @@ def _pause(
     """Between two steps: what is under way ends, then evaluation, save, and the end if asked."""
     run.settle()
     numbers, stopped = None, None
+    where = f"after step {number} of {run.plan.steps} in {run.plan.label}"
     try:
         if stop is not None:
-            stop.check(f"after step {number} of {run.plan.steps}")
+            stop.check(where)
         if evaluate is not None:
             numbers = evaluate(state)
             run.evaluated(number, numbers)
     except Stopped as reason:
-        stopped = Stopped(reason.signum, f"after step {number} of {run.plan.steps}")
+        stopped = Stopped(reason.signum, where)
     if save is not None:
         save(state, Moment(number, numbers, evaluate is not None and numbers is None))
     run.rest()
