@@ -33,6 +33,7 @@ def about(found: Sequence[Workdir], named: Named) -> tuple[str, str]:
     count = f"{len(adapted)} runs" if len(adapted) > 1 else ""
     method = "" if count else parts["Adapter"].partition(", ")[0]
     names = ", ".join(w.name for w in found)
+    method = method[:1].upper() + method[1:]
     subject = " on ".join(filter(None, (count or method, parts["Model"])))
     of = parts["Task"] or ("" if not count or len(found) > 1 else names)
     title = ": ".join(filter(None, (subject or names, of)))
