@@ -22,6 +22,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from importlib.metadata import version
 from typing import Any
 
 from absl import app, flags
@@ -108,7 +109,7 @@ def kill(
     before = traces(workdir)
     process = start(workdir, page)
     while aim != "any" and process.poll() is None and aim not in struck(workdir, before):
-        time.sleep(0.002)
+        time.sleep(0.003)
     time.sleep(dice.uniform(0, LINGER.get(aim, life)))
     process.send_signal(signal.SIGKILL)
     process.communicate()
@@ -199,7 +200,7 @@ def survive(
     """Kills runs until `kills` have struck; counts the runs that end as the undisturbed one.
 
     Args:
-      folder: for the workdirs, empty.
+      folder: for the workdirs; `whole` in it is the undisturbed run, which is made if it is missing.
       kills: how many.
       seed: of the moments.
       aims: of the kills of one run.
@@ -209,9 +210,10 @@ def survive(
       RuntimeError: a run that does not end well when it is left alone.
     """
     dice, begun = random.Random(seed), time.monotonic()
-    finish(folder / "whole", page)
+    if not (folder / "whole" / "DONE").is_file():
+        finish(folder / "whole", page)
     wanted = outcome(folder / "whole")
-    life = (time.monotonic() - begun) / 3  # the others find their programs compiled
+    life = max(5.0, (time.monotonic() - begun) / 3)  # the others find their programs compiled
     made, runs, equal = 0, 0, 0
     where, differing = collections.Counter[str](), dict[str, list[str]]()
     while made < kills:
@@ -241,10 +243,12 @@ def verb(argv: list[str]) -> None:
     del argv
     with tempfile.TemporaryDirectory() as folder:
         found = survive(pathlib.Path(folder), flags.FLAGS.kills, flags.FLAGS.seed)
+    setting = measure.setting()
+    setting["versions"] |= {name: version(name) for name in ("orbax-checkpoint", "grain")}
     result = {
         "benchmark": "kills",
         "work": f"experiments.train {' '.join((*PAGE, *WORK))}",
-        "setting": measure.setting(),
+        "setting": setting,
         **found,
     }
     text = json.dumps(result, indent=2)
