@@ -6,7 +6,7 @@ from lorax.train.optim import adamw
 from lorax.train.schedules import schedule
 from lorax.train.step import init_state, make_step
 
-tx = adamw(schedule("linear", 1e-3, steps=400, warmup=20))
+tx = adamw(schedule("linear", 1e-3, steps=400, warmup_ratio=0.06))
 step = make_step(next_token_loss(model.apply, adapter), tx, accumulate=2)
 state = init_state(delta, tx, jax.random.key(0))
 outcome = train(step, state, base, batches, Plan(steps=400))
