@@ -96,19 +96,13 @@ def labels_of(config: Any, found: Read) -> int | None:
     return 1 if config.data.task == "regression" else len(found.labels)
 
 
-def make_data(config: Any, found: Read, tokenizer: Any, max_length: int | None) -> Data:
+def make_data(config: Any, found: Read, tokenizer: Any) -> Data:
     """Examples and batches of every split.
 
     Raises:
-      LoraxError: rows longer than the model reads, an example that is too long, a batch that
-        cannot be split over the processes.
+      LoraxError: an example that is too long, or a batch that cannot be split over the processes.
     """
     data = config.data
-    if max_length is not None and data.length > max_length:
-        raise LoraxError(
-            f"config.data.length is {data.length}, but the model reads at most {max_length} tokens "
-            f"of a row: set --config.data.length={max_length} or lower"
-        )
     check_choice("config.data.packing", data.packing, PACKINGS)
     encoded = {
         name: _encode(config, name, split, tokenizer) for name, split in found.splits.items()

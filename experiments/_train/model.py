@@ -44,11 +44,6 @@ class Subject:
     tokenizer: Tokenizer | None = None
     loaded: pretrained.Pretrained | None = dataclasses.field(default=None, repr=False)
 
-    @property
-    def max_length(self) -> int | None:
-        """Tokens that a row may have; None for images."""
-        return getattr(getattr(self.model, "config", None), "max_length", None)
-
 
 def make_tokenizer(part: Any, texts: Texts) -> Tokenizer | None:
     """The tokenizer that `config.model` names; None where it is left to the pretrained model.
@@ -88,12 +83,14 @@ def make_subject(
       labels: classes to tell apart, 1 for regression, None for a language model.
 
     Raises:
-      LoraxError: fields that make no model, or a file that cannot be read.
+      LoraxError: fields that make no model, rows longer than the model reads, or a file that
+        cannot be read.
     """
     part = config.model
     if part.source:
         return _pretrained(config, tokenizer, labels)
     model = _fresh(part, tokenizer, labels)
+    _check_length(model, config)
     try:
         base = jax.eval_shape(_init(model), jax.random.key(0), example)
     except ValueError as error:
@@ -150,7 +147,17 @@ def _pretrained(config: Any, tokenizer: Tokenizer | None, labels: int | None) ->
             "config.model.tokenizer"
         )
     model = with_fields(loaded.model, dtype=part.dtype)
+    _check_length(model, config)
     return Subject(model, loaded.base, tokenizer, loaded)
+
+
+def _check_length(model: nn.Module, config: Any) -> None:
+    longest = getattr(getattr(model, "config", None), "max_length", None)  # images have none
+    if longest is not None and config.data.length > longest:
+        raise LoraxError(
+            f"config.data.length is {config.data.length}, but the model reads at most {longest} "
+            f"tokens of a row: set --config.data.length={longest} or lower"
+        )
 
 
 def _fresh(part: Any, tokenizer: Tokenizer | None, labels: int | None) -> nn.Module:

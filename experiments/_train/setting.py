@@ -111,7 +111,7 @@ def make_setting(config: Any) -> Setting:
     example = example_inputs(config, found)
     tokenizer = make_tokenizer(config.model, found.texts)
     subject = make_subject(config, tokenizer, example, labels_of(config, found))
-    data = make_data(config, found, subject.tokenizer, subject.max_length)
+    data = make_data(config, found, subject.tokenizer)
     adapter, fn = method.make_adapter(config), program(subject.model)
     steps = steps_of(config, data.pipeline.steps_per_epoch)
     method.make_optimizer(config.optimizer, steps)
