@@ -102,11 +102,13 @@ def run(job: Job, devices: Replicas, stop: Stop, say: Callable[[str], None]) -> 
         for message in found.skipped if found else ():
             say(message)
         state = devices.everywhere(found.tree if found else state)
-        info = found.info if found else {"metrics": 0, "step": 0, "pending": True}
+        info = found.info if found else {"metrics": 0, "pending": True}
         if found:
             say(f"Resumed {job.label} after step {info['step']} of {job.steps}.")
         prepared = job.adapter.prepare(devices.everywhere(job.base), state.delta)
-        batches = job.pipeline.batches(start=info["step"])
+        batches = job.pipeline.batches()
+        if found:
+            batches.restore(info["data"])
         with (
             batches,
             MetricsWriter(job.workdir / METRICS, info["metrics"]) as metrics,
