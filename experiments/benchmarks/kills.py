@@ -38,6 +38,7 @@ WORK = (
     "--config.pretrain.steps=20",
     f"--config.train.steps={STEPS}",
     "--config.checkpoint.every=1",
+    "--config.checkpoint.best=validation/loss",
     f"--config.eval.every={EVERY}",
     "--config.eval.limit=64",
     "--config.eval.batch=1",
@@ -160,14 +161,15 @@ def _last(file: pathlib.Path) -> dict[str, Any]:
 def outcome(workdir: pathlib.Path) -> dict[str, Any]:
     """What must be equal, by name: records without their times, bytes of arrays, the sample."""
     found: dict[str, Any] = {}
-    for record in [*read_metrics(workdir / "base" / "metrics.jsonl"),
-                   *read_metrics(workdir / "metrics.jsonl")]:  # fmt: skip
-        name = f"{record['run']} {record['kind']} {record['step']}"
-        if name in found:
-            name += " again"
-        found[name] = {k: v for k, v in record.items() if k not in TIMES}
-    for name, folder in (("base", workdir / "base" / "adapter"), ("delta", workdir / "adapter")):
-        found[name] = _arrays(folder)
+    for part in ("base", "."):
+        folder = workdir / part
+        if not folder.is_dir():
+            continue
+        for record in read_metrics(folder / "metrics.jsonl"):
+            name = f"{record['run']} {record['kind']} {record['step']}"
+            name += " again" if name in found else ""
+            found[name] = {k: v for k, v in record.items() if k not in TIMES}
+        found[f"delta {part}"] = _arrays(folder / "adapter")
     if (workdir / "samples.jsonl").is_file():
         found["sample"] = (workdir / "samples.jsonl").read_bytes()
     return found
@@ -200,7 +202,7 @@ def survive(
     """Kills runs until `kills` have struck; counts the runs that end as the undisturbed one.
 
     Args:
-      folder: for the workdirs; `whole` in it is the undisturbed run, which is made if it is missing.
+      folder: for the workdirs; `whole` in it is the undisturbed run, made if it is missing.
       kills: how many.
       seed: of the moments.
       aims: of the kills of one run.
