@@ -138,8 +138,8 @@ def test_the_package_shows_a_way_that_works():
     fn = lambda params, tokens: jax.nn.one_hot(tokens, 8) @ params["w"]
     model, adapter = types.SimpleNamespace(apply=fn), lorax.LoRA(rank=2, where=("w",))
     delta = adapter.init(jax.random.key(0), base)
-    row = np.arange(8)[None]
-    batches = itertools.repeat(Batch(row, (row + 1) % 8, np.ones((1, 8), bool)))
+    rows = np.tile(np.arange(8), (2, 1))
+    batches = itertools.repeat(Batch(rows, (rows + 1) % 8, np.ones((2, 8), bool)))
     names = {"jax": jax, "model": model, "adapter": adapter, "base": base, "delta": delta}
     names["batches"] = batches
     exec(code.replace("steps=400", "steps=3"), names)
