@@ -122,7 +122,7 @@ def _tiny(config: ConfigDict, name: str) -> None:
     config.also_train = ()
     config.data.update({"train": train, "validation": validation, "test": test})
     config.data.length = 256 if name == "rte" else 96
-    config.train.update({"batch": 32, "epochs": {"sst2": 3, "rte": 10, "cola": 10}[name]})
+    config.train.update({"batch": 32, "epochs": {"sst2": 3, "rte": 5, "cola": 10}[name]})
     config.optimizer.update({"learning_rate": 5e-4, "weight_decay": 0.01})
     epoch = {"sst2": 1896, "rte": 68, "cola": 227}[name]
     config.eval.every = epoch
