@@ -9,7 +9,7 @@ Command:
     ... --config=configs/e2e_gpt2_medium.py:smoke --config.data.format=e2e \
         --config.data.train=e2e_nlg/train.txt.xz       # two steps on real lines
 
-Cost: not measured here. Analytic: 26,289 updates of 8 lines, 1.1e7 tokens at 4 x 355M products and
+Cost: not measured here. Analytic: 26,290 updates of 8 lines, 1.1e7 tokens at 4 x 355M products and
 sums each, 1.6e16 in all, besides padding; then 630 prompts with ten beams. `tiny`: 12 minutes of
 CPU time with jax 0.10.2, so 6 to 8 on two idle cores; 20 with three times as much other work.
 

@@ -7,7 +7,7 @@ Command:
     ... --config=configs/korean_qa.py:full        # or :bitfit, with rates of their own
     ... --config=configs/korean_qa.py:tiny        # no weights needed: from scratch
 
-Cost: not measured here. Analytic: 5 epochs of 9,458 pairs of some 17 tokens at 4 x 125M products
+Cost: not measured here. Analytic: 5 epochs of 9,451 pairs of some 17 tokens at 4 x 125M products
 and sums, 4e14. `tiny`: two minutes on two CPU cores (an estimate).
 
 Expected: no published figure; a starting point. Many questions have several good answers and many
@@ -42,7 +42,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.data.columns.update({"prompt": "Q", "response": "A"})
     config.data.update({"length": 64, "packing": "bucket"})
     config.train.update({"batch": 32, "epochs": 5, "log_every": 50})
-    config.optimizer.update({"learning_rate": 2e-4, "warmup": 100, "weight_decay": 0.01})
+    config.optimizer.update({"learning_rate": 2e-4, "warmup_ratio": 0.07, "weight_decay": 0.01})
     config.eval.update({"every": 297, "batch": 64, "generate": 100, "max_new_tokens": 32})
     config.eval.update({"beams": 4, "no_repeat_ngram": 4})
     config.checkpoint.update({"every": 297, "best": "validation/loss"})

@@ -6,13 +6,12 @@ one line on standard error and a non-zero exit code. Anything else is a bug and 
 
 import difflib
 import errno
-import importlib.util
 import operator
 import os
 import pathlib
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple, NoReturn
 
@@ -151,6 +150,8 @@ def parse(argv: Sequence[str], default: str, own: Sequence[Flag] = ()) -> Call:
 
     name, rest = _take(argv, "config", default)
     _check_flags(rest, own)
+    from experiments._page_file import load_config
+
     config = load_config(name)
     for arg in rest:
         _check_field(config, arg)
@@ -186,45 +187,6 @@ def _check_flags(rest: Sequence[str], own: Sequence[Flag]) -> None:
             raise UsageError(_unknown_flag(arg, ["config", "help", *names]))
 
 
-def load_config(name: str) -> Any:
-    """The ConfigDict of `path/to/file.py` or `path/to/file.py:argument`.
-
-    Raises:
-      UsageError: there is no such file, or it is no config.
-    """
-    path, _, argument = name.partition(":")
-    file = pathlib.Path(path)
-    if not file.is_file():
-        folder = file.parent if file.parent.is_dir() else pathlib.Path("configs")
-        near = _nearest(str(file), [str(p) for p in folder.glob("*.py") if p.stem != "__init__"])
-        raise UsageError(
-            f"config file '{path}' does not exist{near}: give --config=path/to/file.py"
-        )
-    spec = importlib.util.spec_from_file_location(f"config_{file.stem}", file)
-    if spec is None or spec.loader is None:
-        raise UsageError(
-            f"config file '{path}' is not a Python file: expected a name ending in .py"
-        )
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    if not hasattr(module, "get_config"):
-        raise UsageError(f"config file '{path}' has no get_config(arg): see configs/quickstart.py")
-    config = module.get_config(argument)
-    for field in _lists(config, "config"):
-        raise UsageError(
-            f"{field} in '{path}' is a list, which no flag can override: write a tuple, (...,)"
-        )
-    return config
-
-
-def _lists(node: Any, name: str) -> Iterator[str]:
-    for field, value in node.items():
-        if isinstance(value, list):
-            yield f"{name}.{field}"
-        elif hasattr(value, "to_dict"):
-            yield from _lists(value, f"{name}.{field}")
-
-
 def _take(argv: Sequence[str], flag: str, default: str) -> tuple[str, list[str]]:
     """The value of `--flag=value` or `--flag value`, and the other arguments."""
     value, rest, queue = default, list[str](), list(argv)
@@ -250,7 +212,7 @@ def _check_field(config: Any, arg: str) -> None:
     for part in match[1].split("."):
         fields = list(node) if hasattr(node, "to_dict") else []
         if part not in fields:
-            near = _nearest(part, fields) or (f"; it has {', '.join(fields)}" if fields else "")
+            near = nearest(part, fields) or (f"; it has {', '.join(fields)}" if fields else "")
             raise UsageError(f"unknown config field '{part}' in '{walked}' ({arg}){near}")
         node, walked = node[part], f"{walked}.{part}"
     if hasattr(node, "to_dict"):
@@ -273,11 +235,12 @@ def _mistyped(config: Any, rest: Sequence[str], error: Exception) -> str:
 
 def _unknown_flag(arg: str, known: Sequence[str]) -> str:
     name = arg.lstrip("-").partition("=")[0]
-    near = _nearest(name, known, "--")
+    near = nearest(name, known, "--")
     return f"unknown flag '--{name}'{near}: see --help"
 
 
-def _nearest(name: str, candidates: Sequence[str], prefix: str = "") -> str:
+def nearest(name: str, candidates: Sequence[str], prefix: str = "") -> str:
+    """What to add to a message about `name`: the candidate that may have been meant, or nothing."""
     near = difflib.get_close_matches(name, candidates, n=1, cutoff=0.5)
     return f"; did you mean '{prefix}{near[0]}'?" if near else ""
 

@@ -17,8 +17,8 @@ from typing import Any, NoReturn
 from experiments import _cli
 
 MODEL_HELP = (
-    "a Hugging Face directory, a repository id such as openai-community/gpt2 (needs a network), or "
-    "a llama2.c .bin file"
+    "a Hugging Face directory, a repository id such as openai-community/gpt2 (needs a network), a "
+    "llama2.c .bin file, or a --workdir of experiments.train, whose adapter is in DIR/adapter"
 )
 ADAPTER_HELP = "an adapter: a PEFT directory, or one that lorax saved"
 SPELLINGS = (
@@ -146,6 +146,12 @@ def load_model(flags: argparse.Namespace) -> Any:
     if getattr(flags, "adapter", None) and not os.path.isdir(flags.adapter):
         raise LoraxError(f"no adapter at '{flags.adapter}': expected a directory; check the path")
     folder = pathlib.Path(flags.model)
+    if (folder / "config.json").is_file():
+        from experiments._train.loading import is_run, load_run
+
+        if is_run(folder):
+            with working(f"reading the run in {flags.model}"):
+                return load_run(folder)
     for name in (checkpoint.JSON_NAME, peft_config.CONFIG_NAME):
         if (folder / name).is_file() and not (folder / CONFIG).is_file():
             raise LoraxError(

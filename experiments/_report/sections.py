@@ -49,8 +49,10 @@ def items(title: str, lines: Sequence[str]) -> list[Block]:
 
 
 def warnings(named: Named) -> list[str]:
-    """Numbers that were not finite, and resumptions."""
+    """Numbers that were not finite, resumptions, and runs that cannot be compared."""
     said = []
+    if not tables.comparable(named):
+        said.append("These runs differ in data or tokenizer, so that their scores do not compare.")
     for text, _, run in named:
         watched = [("loss", "train"), ("l2_grads", "train"), *((n, "eval") for n in run.scores)]
         said += [f"{code(text)}: {line}" for n, kind in watched if (line := _bad(run, n, kind))]
@@ -65,6 +67,12 @@ def warnings(named: Named) -> list[str]:
             times = f"{workdir.resumed} times" if workdir.resumed > 1 else "once"
             said.append(f"{code(workdir.name)}: resumed {times}")
     return said
+
+
+def notes(named: Named) -> list[str]:
+    """What a run said of its data: classes, rows left out, examples cut."""
+    said = [(text, line) for text, _, run in named for line in run.result.get("notes") or ()]
+    return [f"{code(text)}: {escape(str(line))}" for text, line in said]
 
 
 def missing(found: Sequence[Workdir]) -> list[str]:

@@ -36,6 +36,7 @@ def results(named: Named) -> Rows:
     """One row a run, and one a baseline: the last of each score, and the best of the main one."""
     names, main = score_names(named), main_score(named)
     best = {name: _best([run.scores.get(name) for *_, run in named], name) for name in names}
+    ranked = len(named) > 1 and comparable(named)
     head = ["", titled(named, "loss", "train loss"), *(titled(named, name) for name in names)]
     head += [f"best {words.score(main)}", "at step"] if main else []
     rows = [[escape(cell) for cell in head]]
@@ -44,7 +45,7 @@ def results(named: Named) -> Rows:
         rows.append([escape(text), ABSENT, *cells, *([ABSENT, ABSENT] if main else [])])
     for text, _, run in named:
         _, losses = run.losses()
-        cells = [_score(run, name, best[name] if len(named) > 1 else None) for name in names]
+        cells = [_score(run, name, best[name] if ranked else None) for name in names]
         last = words.number(losses[-1]) if losses else ABSENT
         rows.append([escape(text), last, *cells, *(_best_of(run, main) if main else [])])
     return turned(rows)
@@ -70,6 +71,23 @@ def baselines(named: Named, *, shared: bool = False) -> dict[str, Mapping[str, f
         for folder, values in kinds.items()
         if len(kinds) == 1 or not shared
     }
+
+
+COMPARED = (("data", ("task", "format", "name", "train", "validation", "test")),
+            ("model", ("source", "tokenizer")))  # fmt: skip
+"""Fields that decide whether a score of one run means the same in another."""
+
+
+def comparable(named: Named) -> bool:
+    """Whether all runs are measured on the same data in the same units, as far as configs tell."""
+    configs = [workdir.papers.get("config") for _, workdir, _ in named]
+    known = [config for config in configs if isinstance(config, dict)]
+    told = [
+        [config.get(part, {}).get(name) for part, names in COMPARED for name in names]
+        for config in known
+        if all(isinstance(config.get(part, {}), dict) for part, _ in COMPARED)
+    ]
+    return all(fields == told[0] for fields in told)
 
 
 def main_score(named: Named) -> str:

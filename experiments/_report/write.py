@@ -72,6 +72,7 @@ def _content(
     figures, drawn = pictures.figures(named)
     blocks: list[Block] = [Text(f"# {escape(title)}"), Text(about)]
     blocks += sections.items("Warnings", sections.warnings(named))
+    blocks += sections.items("Data", sections.notes(named))
     blocks += [Text("## Results"), Table(tables.results(named))]
     blocks += sections.remarks(named)
     if rows := tables.seeds(named):

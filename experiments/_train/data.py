@@ -118,7 +118,7 @@ def make_data(config: Any, found: Read, tokenizer: Any) -> Data:
         for name in encoded
         if name != "train"
     }
-    return Data(pipeline, held, tuple(_notes(found.splits, encoded)))
+    return Data(pipeline, held, tuple(_notes(found.splits, encoded, data.task)))
 
 
 def example_inputs(config: Any, found: Read | None) -> jax.ShapeDtypeStruct:
@@ -140,9 +140,14 @@ def _read(config: Any, path: str, split: str, labels: Sequence[str] = ()) -> Rec
     with _fields():
         return read(
             data.format, split if toy else path, task=data.task, columns=data.columns.to_dict(),
-            labels=labels or data.labels, name="images" if toy and images else data.name,
+            labels=labels or _names(data.labels), name="images" if toy and images else data.name,
             template=data.template, on_bad_row=data.on_bad_row,
         )  # fmt: skip
+
+
+def _names(labels: Sequence[str]) -> tuple[str, ...]:
+    """Names of classes; on a command line they may be one text with commas."""
+    return tuple(name.strip() for label in labels for name in str(label).split(","))
 
 
 def _divided(config: Any, whole: Records) -> dict[str, Records]:
@@ -190,7 +195,11 @@ def _fields() -> Iterator[None]:
         yield
     except LoraxError as error:
         pattern = r"(^|(?<=set )|(?<=raise ))(format|task|template|length|too_long|on_bad_row)\b"
-        raise LoraxError(re.sub(pattern, r"config.data.\2", str(error))) from None
+        text = re.sub(pattern, r"config.data.\2", str(error))
+        missing = re.search(r"there is no column '([^']*)'", text)
+        if missing:
+            text += f"; name the one that is meant in config.data.columns, not '{missing[1]}'"
+        raise LoraxError(text) from None
 
 
 def _order(config: Any, examples: Sequence[Example]) -> Order:
@@ -228,7 +237,14 @@ def _held(
     return Held(name, examples, batches, split.rows, size)
 
 
-def _notes(splits: Mapping[str, Records], encoded: Mapping[str, Encoded]) -> Iterable[str]:
+def _notes(
+    splits: Mapping[str, Records], encoded: Mapping[str, Encoded], task: str
+) -> Iterable[str]:
+    if task == "classification":
+        labels = [int(example.targets) for example in encoded["train"].examples]
+        names = enumerate(splits["train"].labels)
+        counted = ", ".join(f"{i} is {name} ({labels.count(i):,})" for i, name in names)
+        yield f"Classes, and how many train examples they have: {counted}"
     skipped = {split.source: split for split in splits.values() if split.skipped}
     for split in skipped.values():  # several splits may be cut from one file
         rows = "1 bad row" if split.skipped == 1 else f"{split.skipped} bad rows, the first"

@@ -17,6 +17,7 @@ from experiments._train.setting import check, make_setting, steps_of
 from lorax.core.errors import LoraxError
 from lorax.data import glue, source
 from lorax.data.batch import Batch
+from lorax.io.hf_files import is_hub_name
 
 
 def show(call: Call) -> None:
@@ -38,11 +39,20 @@ def plan(config: Any, overrides: Any) -> Preflight:
     if config.plan_only:
         return _planned(config, overrides, None)
     if config.model.source and isinstance(source.find_or_name(config.model.source), str):
+        if not is_hub_name(config.model.source):
+            raise LoraxError(
+                f"no model at config.model.source='{config.model.source}': expected a directory, a "
+                "llama2.c .bin, or a hub name such as openai-community/gpt2; check the path"
+            )
         if not config.model.preset:
             raise LoraxError(
                 f"config.model.source='{config.model.source}' is not here, and a dry run fetches "
                 "nothing: give a directory, or the size of the model in config.model.preset"
             )
+        print(
+            f"Nothing is fetched: the shapes are those of {config.model.preset}, and texts are not "
+            "counted in tokens.\n"
+        )
         return _planned(config, overrides, _found(config))
     return _read(config, overrides)
 

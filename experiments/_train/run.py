@@ -42,7 +42,8 @@ def tell(call: Call) -> None:
             setting = None if done else _setting(call)  # a mistake writes nothing
             with _entered(call) as needed:
                 if setting is None or not needed:
-                    return _workdir.show(call.workdir)
+                    say(f"This run was finished before, in {call.workdir}; nothing is done again.")
+                    return _tell_result(call.workdir)
                 for note in setting.data.notes:
                     say(note)
                 run(setting, call.workdir, stop)
@@ -98,6 +99,11 @@ def run(setting: Setting, workdir: pathlib.Path, stop: Stop, label: str = "train
     setting = with_base(setting, workdir, stop)
     job = make_job(setting, workdir, label, stop)
     devices = _devices(job.config)
+    learns, total = _size(job.delta), _size(setting.subject.base)
+    say(
+        f"Trainable parameters: {learns:,}, of the model {total:,} ({learns / total:.3%}). "
+        f"Updates: {setting.steps:,} of {setting.config.train.batch} examples."
+    )
     with stop.deferred():
         trained = training.run(job, devices, stop, say)
     stop.where = "after the last step"
@@ -196,14 +202,12 @@ def _finish(
         result |= _texts(setting, job, trained, workdir, stop)
     _save(workdir / "adapter", setting.adapter, trained.delta)
     if jax.process_index() == 0:
-        sizes = jax.tree.leaves(trained.delta)
         with MetricsWriter(workdir / training.METRICS) as writer:
             writer.write(
                 run=job.label, step=setting.steps, kind="result",
-                trainable=sum(leaf.size for leaf in sizes),
-                total=sum(leaf.size for leaf in jax.tree.leaves(setting.subject.base)),
-                adapter_bytes=sum(leaf.nbytes for leaf in sizes),
-                optimizer_bytes=trained.optimizer_bytes, **result,
+                trainable=_size(trained.delta), total=_size(setting.subject.base),
+                adapter_bytes=sum(leaf.nbytes for leaf in jax.tree.leaves(trained.delta)),
+                optimizer_bytes=trained.optimizer_bytes, **result, notes=setting.data.notes,
                 seconds_per_step=trained.outcome.seconds_per_step,
                 wait_share=trained.outcome.wait_share,
             )  # fmt: skip
@@ -242,6 +246,10 @@ def _texts(
 def _save(folder: pathlib.Path, adapter: lorax.Adapter, delta: Any) -> None:
     save_adapter(folder, adapter, jax.device_get(delta), overwrite=True)
     meet("adapter")
+
+
+def _size(tree: Any) -> int:
+    return sum(leaf.size for leaf in jax.tree.leaves(tree))
 
 
 def _tell_result(workdir: pathlib.Path) -> None:

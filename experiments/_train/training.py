@@ -127,7 +127,7 @@ def run(job: Job, devices: Replicas, stop: Stop, say: Callable[[str], None]) -> 
             outcome = train(
                 step, state, prepared, map(devices.batch, batches),
                 _plan(job, info["pending"]), writer=writer, save=save, stop=stop,
-                evaluate=_evaluate(job, prepared),
+                evaluate=_evaluate(job, prepared, say),
             )  # fmt: skip
         checkpoints.wait()
         return _chosen(job, checkpoints, outcome, optimizer_bytes, prepared)
@@ -141,10 +141,19 @@ def _plan(job: Job, pending: bool) -> Plan:
     )  # fmt: skip
 
 
-def _evaluate(job: Job, prepared: Any) -> Callable[[State], Numbers] | None:
+def _evaluate(
+    job: Job, prepared: Any, say: Callable[[str], None]
+) -> Callable[[State], Numbers] | None:
     if job.evaluate is None:
         return None
-    return lambda state: job.evaluate(prepared, state.delta)
+
+    def evaluate(state: State) -> Numbers:
+        numbers = job.evaluate(prepared, state.delta)
+        shown = ", ".join(f"{name} {value:.4g}" for name, value in numbers.items())
+        say(f"{job.label} {int(state.step)}: {shown}")
+        return numbers
+
+    return evaluate
 
 
 def _chosen(

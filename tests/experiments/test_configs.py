@@ -13,7 +13,7 @@ import lorax
 from configs import _glue
 from configs._page import check, defaults
 from experiments import train
-from experiments._cli import load_config
+from experiments._page_file import load_config
 from experiments._train.method import make_adapter
 from experiments._train.model import make_subject
 from lorax.parallel.replicas import Replicas

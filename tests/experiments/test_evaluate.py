@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from experiments import evaluate, train
+from experiments import evaluate, generate, train
 from lorax.train.metrics import read_metrics
 
 OFF = "--config.pretrain.steps=0"
@@ -42,3 +42,16 @@ def test_mistakes_are_one_line(finished, tmp_path, capsys, argv, words):
     assert evaluate.main(argv) != 0
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1 and words in lines[0]
+
+
+def test_a_run_is_a_model_for_other_verbs(finished, capsys):
+    argv = [f"--model={finished}", f"--adapter={finished / 'adapter'}", "--prompt=def "]
+    assert generate.main([*argv, "--max_new_tokens=3"]) == 0
+    assert capsys.readouterr().out.startswith("def ")
+
+
+def test_the_same_command_again_shows_the_numbers(finished, capsys):
+    config = "--config=configs/quickstart.py:smoke"
+    assert train.main([config, OFF, f"--workdir={finished}"]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("This run was finished before") and "validation/loss" in out

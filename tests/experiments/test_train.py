@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from experiments._cli import load_config
+from experiments._page_file import load_config
 from experiments._train import method
 from experiments._train.model import drawn
 from experiments._train.setting import make_setting
@@ -28,7 +28,7 @@ def cached(tmp_path_factory):
 def whole(tmp_path_factory):
     """(workdir, what it said) of a run that nothing disturbed."""
     workdir = tmp_path_factory.mktemp("whole") / "run"
-    said = run(workdir, *TOY)
+    said = run(workdir, *TOY, report=True)
     assert said.code == 0, said
     return workdir, said
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import lorax
-from experiments._cli import load_config
+from experiments._page_file import load_config
 from experiments._train import method
 from experiments._train.data import read_splits
 from experiments._train.setting import check, make_setting, pretraining
