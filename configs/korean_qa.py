@@ -8,10 +8,12 @@ Command:
     ... --config=configs/korean_qa.py:tiny        # no weights needed: from scratch
 
 Cost: not measured here. Analytic: 5 epochs of 9,451 pairs of some 17 tokens at 4 x 125M products
-and sums, 4e14. `tiny`: two minutes on two CPU cores (an estimate).
+and sums, 4e14. `tiny`: 5 minutes of CPU time; 6 on two cores shared with other work, jax 0.10.2.
 
 Expected: no published figure; a starting point. Many questions have several good answers and many
-answers occur more than once, so that BLEU says little: read samples.jsonl.
+answers occur more than once, so that BLEU says little: read samples.jsonl. `tiny`: 1.325 bits per
+byte of the test part's answers (2.944 untrained) and BLEU 2.2 on 100 questions, one seed; most of
+its answers are good wishes that fit any question.
 
 Source: none. Hyper-parameters are those of GPT-2 in Hu et al., arXiv:2106.09685, table 11, with a
 larger batch; rates of the baselines as in e2e_gpt2_medium.py.
