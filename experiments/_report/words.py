@@ -93,6 +93,7 @@ def task(config: Mapping[str, Any]) -> str:
     places = train if isinstance(train, list) else [_text(data, "train")]
     names = ", ".join("/".join(pathlib.PurePath(str(p)).parts[-2:]) for p in places if p)
     of = _text(data, "name").upper() or names or _text(data, "format")
+    of = {"toy": "toy data", "python": f"Python's {names}"}.get(_text(data, "format"), of)
     kind = {"language": "language modelling"}.get(kind, kind)
     return f"{kind} of {of}" if of else kind
 
@@ -103,7 +104,13 @@ def model(config: Mapping[str, Any]) -> str:
     family = _text(part, "family")
     if _text(part, "source"):
         return _text(part, "source").rstrip("/").rpartition("/")[2]
-    return f"a fresh {_text(part, 'preset') or _FAMILIES.get(family, family)}" if family else ""
+    if not family:
+        return ""
+    name = _text(part, "preset") or _FAMILIES.get(family, family)
+    steps = _part(config, "pretrain").get("steps")
+    if isinstance(steps, int) and steps:
+        return f"a {name} pretrained for {steps:,} steps"
+    return f"a fresh {name}"
 
 
 def adapter(fields: Mapping[str, Any], also: Any = None) -> str:

@@ -100,6 +100,17 @@ def test_a_fresh_base_is_an_untrained_model(tmp_path):
     assert read(tmp_path / "b", "b").baselines == {"frozen base": {"test/loss": 3.0}}
 
 
+def test_titles_say_what_a_fresh_model_is_and_what_generated_data_is():
+    config = {"model": {"family": "gpt2"}, "data": {"task": "language", "format": "toy"}}
+    assert words.model(config) == "a fresh GPT-2"
+    assert words.task(config) == "language modelling of toy data"
+    config["data"] |= {"format": "python", "train": "source"}
+    config["pretrain"] = {"steps": 450}
+    assert words.model(config) == "a GPT-2 pretrained for 450 steps"
+    assert words.task(config) == "language modelling of Python's source"
+    assert words.model({}) == ""
+
+
 def test_only_differing_fields_are_shown():
     papers = {"a": {"x": 1, "y": {"z": [1]}}, "b": {"x": 1, "y": {"z": [2]}, "new": ""}}
     assert tables.differences(papers) == [
