@@ -23,27 +23,39 @@ import tempfile
 import time
 from collections.abc import Sequence
 from importlib.metadata import version
-from typing import Any
+from typing import Any, NamedTuple
 
 from absl import app, flags
 
 from experiments.benchmarks import _measure as measure
 from lorax.train.metrics import read_metrics
 
-PAGE = ("--config=configs/quickstart.py:smoke",)
+EVERY = 5
+"""Steps between evaluations."""
 
-STEPS, EVERY = 60, 5
-WORK = (
-    "--config.adapter.dropout=0.1",
-    "--config.pretrain.steps=20",
-    f"--config.train.steps={STEPS}",
-    "--config.checkpoint.every=1",
-    "--config.checkpoint.best=validation/loss",
-    f"--config.eval.every={EVERY}",
-    "--config.eval.limit=64",
-    "--config.eval.batch=1",
-)
-"""Some seconds of base and training, most of it with a save in flight."""
+
+class Work(NamedTuple):
+    """What is run: a page, and its numbers of steps, with a save after each."""
+
+    page: tuple[str, ...] = ("--config=configs/quickstart.py:smoke",)
+    steps: int = 60
+    base: int = 20
+
+    @property
+    def flags(self) -> tuple[str, ...]:
+        """Those of experiments.train."""
+        return (
+            *self.page,
+            "--config.adapter.dropout=0.1",
+            f"--config.pretrain.steps={self.base}",
+            f"--config.train.steps={self.steps}",
+            "--config.checkpoint.every=1",
+            "--config.checkpoint.best=validation/loss",
+            f"--config.eval.every={EVERY}",
+            "--config.eval.limit=64",
+            "--config.eval.batch=1",
+        )
+
 
 TIMES = ("step_time_sec", "seconds_per_step", "wait_share")
 """Fields of a record that tell of time, and may differ."""
@@ -57,20 +69,15 @@ LINGER = {"base": 0.3, "save": 0.01, "training": 0.3, "evaluation": 0.005, "fini
 """Seconds, at most, between the moment that is waited for and the kill."""
 
 
-def start(workdir: pathlib.Path, page: Sequence[str] = PAGE) -> subprocess.Popen[str]:
-    """The training in a process of its own, which keeps what it compiles beside `workdir`.
-
-    Args:
-      workdir: of the run, begun or not.
-      page: flags that say which, before those of `WORK`.
-    """
+def start(workdir: pathlib.Path, work: Work) -> subprocess.Popen[str]:
+    """The training in a process of its own, which keeps what it compiles beside `workdir`."""
     cache = {
         "JAX_COMPILATION_CACHE_DIR": str(workdir.parent / "compiled"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
     }
     return subprocess.Popen(
-        [sys.executable, "-m", "experiments.train", *page, *WORK, f"--workdir={workdir}"],
+        [sys.executable, "-m", "experiments.train", *work.flags, f"--workdir={workdir}"],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -78,43 +85,37 @@ def start(workdir: pathlib.Path, page: Sequence[str] = PAGE) -> subprocess.Popen
     )
 
 
-def finish(workdir: pathlib.Path, page: Sequence[str] = PAGE) -> str:
+def finish(workdir: pathlib.Path, work: Work) -> str:
     """Runs the training in `workdir` to its end, whatever is there; returns what it said.
 
     Raises:
       RuntimeError: it did not end well.
     """
-    process = start(workdir, page)
+    process = start(workdir, work)
     said, _ = process.communicate()
     if process.returncode or not (workdir / "DONE").is_file():
         raise RuntimeError(f"{workdir}: the run ended with {process.returncode}: {said[-2000:]}")
     return said
 
 
-def kill(
-    workdir: pathlib.Path,
-    aim: str,
-    dice: random.Random,
-    life: float,
-    page: Sequence[str] = PAGE,
-) -> set[str]:
+def kill(workdir: pathlib.Path, work: Work, aim: str, dice: random.Random, life: float) -> set[str]:
     """Starts the training, kills it when `aim` is seen, and says in what it was struck.
 
     Args:
       workdir: of the run, begun or not.
+      work: what is run.
       aim: of `AIMS`.
       dice: decides on the moment.
       life: seconds that an undisturbed run takes, for "any".
-      page: as for `start`.
     """
     before = traces(workdir)
-    process = start(workdir, page)
-    while aim != "any" and process.poll() is None and aim not in struck(workdir, before):
+    process = start(workdir, work)
+    while aim != "any" and process.poll() is None and aim not in struck(workdir, before, work):
         time.sleep(0.003)
     time.sleep(dice.uniform(0, LINGER.get(aim, life)))
     process.send_signal(signal.SIGKILL)
     process.communicate()
-    return struck(workdir, before)
+    return struck(workdir, before, work)
 
 
 def traces(workdir: pathlib.Path) -> set[tuple[str, int]]:
@@ -131,7 +132,7 @@ def traces(workdir: pathlib.Path) -> set[tuple[str, int]]:
     return {trace for trace in found if not trace[0].endswith(papers)}
 
 
-def struck(workdir: pathlib.Path, before: set[tuple[str, int]]) -> set[str]:
+def struck(workdir: pathlib.Path, before: set[tuple[str, int]], work: Work) -> set[str]:
     """What a process is in that has begun with `before` in the workdir, from what is there now.
 
     One of "start", "base", "training", "evaluation", "finish" and "ended"; and "save" beside it.
@@ -147,7 +148,7 @@ def struck(workdir: pathlib.Path, before: set[tuple[str, int]]) -> set[str]:
     last = _last(workdir / "metrics.jsonl")
     if not (workdir / "base" / "DONE").is_file():
         return found | {"base"}
-    if last["step"] == STEPS and last["kind"] != "train":
+    if last["step"] == work.steps and last["kind"] != "train":
         return found | {"finish"}
     evaluates = last["step"] % EVERY == 0 and last["kind"] == "train"
     return found | {"evaluation" if evaluates else "training"}
@@ -193,27 +194,26 @@ def differences(found: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
 
 def survive(
     folder: pathlib.Path,
+    work: Work,
     kills: int,
     seed: int = 0,
-    *,
     aims: Sequence[str] = AIMS,
-    page: Sequence[str] = PAGE,
 ) -> dict[str, Any]:
     """Kills runs until `kills` have struck; counts the runs that end as the undisturbed one.
 
     Args:
       folder: for the workdirs; `whole` in it is the undisturbed run, made if it is missing.
+      work: what is run.
       kills: how many.
       seed: of the moments.
       aims: of the kills of one run.
-      page: as for `start`.
 
     Raises:
       RuntimeError: a run that does not end well when it is left alone.
     """
     dice, begun = random.Random(seed), time.monotonic()
     if not (folder / "whole" / "DONE").is_file():
-        finish(folder / "whole", page)
+        finish(folder / "whole", work)
     wanted = outcome(folder / "whole")
     life = max(5.0, (time.monotonic() - begun) / 3)  # the others find their programs compiled
     made, runs, equal = 0, 0, 0
@@ -221,12 +221,12 @@ def survive(
     while made < kills:
         workdir = folder / f"run-{runs}"
         for aim in aims[: kills - made]:
-            hit = kill(workdir, aim, dice, life, page)
+            hit = kill(workdir, work, aim, dice, life)
             if "ended" in hit:
                 break
             made += 1
             where.update(hit)
-        finish(workdir, page)
+        finish(workdir, work)
         differs = differences(outcome(workdir), wanted)
         if differs:
             differing[workdir.name] = differs
@@ -243,13 +243,14 @@ def survive(
 def verb(argv: list[str]) -> None:
     """Runs it and prints its JSON; the exit code tells whether every run ended as it should."""
     del argv
+    work = Work()
     with tempfile.TemporaryDirectory() as folder:
-        found = survive(pathlib.Path(folder), flags.FLAGS.kills, flags.FLAGS.seed)
+        found = survive(pathlib.Path(folder), work, flags.FLAGS.kills, flags.FLAGS.seed)
     setting = measure.setting()
     setting["versions"] |= {name: version(name) for name in ("orbax-checkpoint", "grain")}
     result = {
         "benchmark": "kills",
-        "work": f"experiments.train {' '.join((*PAGE, *WORK))}",
+        "work": f"experiments.train {' '.join(work.flags)}",
         "setting": setting,
         **found,
     }

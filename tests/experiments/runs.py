@@ -44,11 +44,16 @@ class Said(NamedTuple):
     err: list[str]
 
 
-def run(workdir: pathlib.Path, *flags: str) -> Said:
-    """`python -m experiments.train` with `flags` in `workdir`, on one device of this process."""
+def run(workdir: pathlib.Path, *flags: str, report: bool = False) -> Said:
+    """`python -m experiments.train` with `flags` in `workdir`, on one device of this process.
+
+    The report, whose figures take longer than such a run, is left out unless it is asked for.
+    """
     out, err = io.StringIO(), io.StringIO()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("experiments._train.run.replicas", lambda rows: Replicas(None))
+        if not report:
+            patch.setattr("experiments._train.run.write_report", lambda *_: None)
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             code = train.main([*flags, f"--workdir={workdir}"])
     lines = [line for line in out.getvalue().splitlines() if not line.startswith("Using 1 of ")]

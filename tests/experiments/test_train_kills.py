@@ -7,6 +7,7 @@ import shutil
 import signal
 import time
 
+import jax
 import pytest
 
 from experiments._train import answers, scoring
@@ -16,7 +17,9 @@ from lorax.train.metrics import read_metrics
 from tests.experiments.runs import LANGUAGE, TOY, compiled_once, cue, run, send
 from tests.io.full_disk import small_disk, small_files
 
-PAGE = ("--config=configs/mnist_mlp.py:lora,smoke", "--config.pretrain.format=toy")
+WORK = kills.Work(
+    ("--config=configs/mnist_mlp.py:lora,smoke", "--config.pretrain.format=toy"), steps=30, base=4
+)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -38,17 +41,18 @@ def whole(tmp_path_factory):
 @pytest.fixture(scope="module")
 def processes(tmp_path_factory):
     """A folder for runs in processes of one device; `whole` in it was not disturbed."""
+    jax.devices()  # this process keeps those that it began with
     flags = re.sub(r"--xla_force_host\S+", "", os.environ.get("XLA_FLAGS", ""))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XLA_FLAGS", flags)
         folder = tmp_path_factory.mktemp("processes")
-        kills.finish(folder / "whole", PAGE)
+        kills.finish(folder / "whole", WORK)
         yield folder
 
 
 def test_five_kills_change_nothing(processes):
     aims = ("base", "save", "save", "evaluation", "finish")
-    found = kills.survive(processes, len(aims), seed=4, aims=aims, page=PAGE)
+    found = kills.survive(processes, WORK, len(aims), seed=4, aims=aims)
     assert found["differing"] == {} and found["equal_runs"] == found["runs"] >= 1
     assert found["kills"] == sum(found["struck_in"].values()) == 5
     assert found["inside_a_save"] >= 1 and len(found["struck_in"]) >= 2, found
@@ -56,20 +60,20 @@ def test_five_kills_change_nothing(processes):
 
 def test_a_process_that_is_asked_to_end_saves_within_seconds(processes):
     workdir = processes / "asked"
-    for signum, code, least in ((signal.SIGTERM, 143, 1), (signal.SIGINT, 130, 20)):
-        process = kills.start(workdir, PAGE)
+    for signum, code, least in ((signal.SIGTERM, 143, 1), (signal.SIGINT, 130, 8)):
+        process = kills.start(workdir, WORK)
         while process.poll() is None and steps(workdir) < least:
             time.sleep(0.01)
         sent = time.time()
         process.send_signal(signum)
         said = process.communicate()[0].splitlines()
         assert process.returncode == code, said
-        told = rf"stopped by {signum.name} after step (\d+) of 60 in train: run the same command "
+        told = rf"stopped by {signum.name} after step (\d+) of 30 in train: run the same command "
         number = re.fullmatch(rf"{told}again to go on from what is in {workdir}", said[-1])[1]
         saved = workdir / "checkpoints" / number
         assert saved.is_dir() and saved.stat().st_mtime - sent < 5
-        assert int(number) < 60 and not (workdir / "DONE").exists()
-    kills.finish(workdir, PAGE)
+        assert int(number) < 30 and not (workdir / "DONE").exists()
+    kills.finish(workdir, WORK)
     assert differences(outcome(workdir), outcome(processes / "whole")) == []
 
 
@@ -155,7 +159,7 @@ def full(workdir, whole, begin, end):
     last = max(int(p.name) for p in (workdir / "checkpoints").glob("[0-9]*"))
     assert last >= 2  # that of step 4 was perhaps on its way
     again = run(workdir, *TOY)
-    assert again.code == 0 and again.out[0] == f"Resumed train after step {last} of 8."
+    assert again.code == 0 and f"Resumed train after step {last} of 8." in again.out
     assert differences(outcome(workdir), whole) == []
 
 
@@ -167,11 +171,9 @@ def test_a_damaged_checkpoint_is_passed_over(whole, tmp_path, harm):
     before, newest = sorted(int(p.name) for p in (workdir / "checkpoints").glob("[0-9]*"))[-2:]
     damage(workdir / "checkpoints" / str(newest), harm)
     said = run(workdir, *TOY)
-    assert said.code == 0
-    assert (
-        said.out[0].startswith(f"checkpoint {newest} is damaged") and "passed over" in said.out[0]
-    )
-    assert said.out[1] == f"Resumed train after step {before} of 8."
+    (told,) = [line for line in said.out if line.startswith(f"checkpoint {newest} is damaged")]
+    assert "passed over" in told
+    assert said.code == 0 and f"Resumed train after step {before} of 8." in said.out
     assert differences(outcome(workdir), whole) == []
     assert list((workdir / "checkpoints").glob("*.corrupt"))
 

@@ -46,7 +46,7 @@ def numbers(workdir):
 def one(tmp_path_factory):
     """The workdir of `FLAGS` on one device."""
     workdir = tmp_path_factory.mktemp("one") / "run"
-    assert run(workdir, *FLAGS).code == 0
+    assert run(workdir, *FLAGS, report=True).code == 0
     return workdir
 
 
