@@ -21,7 +21,7 @@ INTEROP := tests/interop
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help quickstart test test-312 test-interop lint format bench clean
+.PHONY: help quickstart test test-runs test-312 test-interop lint format bench clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -30,7 +30,10 @@ quickstart: $(VENV)/.installed-experiments  ## pre-train a small model, adapt it
 	$(BIN) -m experiments.quickstart --workdir=runs/quickstart $(ARGS)
 
 test: lint  ## lint, type-check and test (ARGS=... adds pytest flags)
-	$(TEST_ENV) $(BIN) $(PYTEST) $(ARGS)
+	$(TEST_ENV) $(BIN) $(PYTEST) -m "not runs" $(ARGS)
+
+test-runs: $(VENV)/.installed-dev  ## whole training runs: every page, kills, signals, several processes
+	$(TEST_ENV) $(BIN) $(PYTEST) -m runs tests/experiments $(ARGS)
 
 test-312: $(VENV312)/.installed-dev  ## the core and law tests under PYTHON312=... (Python 3.12 or later)
 	$(TEST_ENV) $(BIN312) $(PYTEST) $(LAWS) $(ARGS)

@@ -216,6 +216,7 @@ def test_fields_that_are_none_and_fields_that_lack():
     assert "config.data.columns.txt" in broken(lambda c: c.data.columns.update(txt="a"))
 
 
+@pytest.mark.runs
 @pytest.mark.parametrize("name", PAGES)
 def test_smoke_runs(name, tmp_path, capsys, monkeypatch):
     pytest.importorskip("grain")

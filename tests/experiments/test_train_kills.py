@@ -17,6 +17,8 @@ from lorax.train.metrics import read_metrics
 from tests.experiments.runs import LANGUAGE, TOY, compiled_once, cue, run, send
 from tests.io.full_disk import small_disk, small_files
 
+pytestmark = pytest.mark.runs
+
 WORK = kills.Work(
     ("--config=configs/mnist_mlp.py:lora,smoke", "--config.pretrain.format=toy"), steps=30, base=4
 )

@@ -15,6 +15,8 @@ from lorax.io.checkpoint import load_adapter
 from lorax.train.metrics import read_metrics
 from tests.experiments.runs import compiled_once, losses, run
 
+pytestmark = pytest.mark.runs
+
 FLAGS = (
     "--config=configs/mnist_mlp.py:lora,smoke",
     "--config.train.batch=4",
