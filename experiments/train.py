@@ -40,12 +40,13 @@ def _connect(text: str) -> None:
         jax.distributed.initialize()
         return
     parts = text.split(",")
-    if len(parts) != 3 or not (parts[1].isdecimal() and parts[2].isdecimal()):
+    count, index = parts[1:] if len(parts) == 3 else ("", "")
+    if not (count.isdecimal() and index.isdecimal() and int(index) < int(count)):
         raise _cli.UsageError(
             f"--distributed='{text}': expected auto, or HOST:PORT,PROCESSES,INDEX such as "
-            "127.0.0.1:1234,2,0"
+            "127.0.0.1:1234,2,0, and 127.0.0.1:1234,2,1 for the other"
         )
-    jax.distributed.initialize(parts[0], int(parts[1]), int(parts[2]))
+    jax.distributed.initialize(parts[0], int(count), int(index))
 
 
 def main(argv: list[str] | None = None) -> int:

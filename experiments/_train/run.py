@@ -256,5 +256,5 @@ def _tell_result(workdir: pathlib.Path) -> None:
     result = read_metrics(workdir / training.METRICS)[-1]
     shown = {k: v for k, v in result.items() if "/" in k and isinstance(v, int | float)}
     for name, value in shown.items():
-        print(f"{name:<32} {value:.4f}")
-    print(f"Done: {workdir / 'report.md'}, report.html, adapter/")
+        say(f"{name:<32} {value:.4f}")
+    say(f"Done: {workdir / 'report.md'}, report.html, adapter/")

@@ -37,6 +37,19 @@ def test_a_finished_one_is_left_alone(tmp_path):
     assert {f.name: f.stat().st_mtime_ns for f in tmp_path.iterdir()} == before
 
 
+def test_looking_at_one_changes_nothing(tmp_path):
+    path = tmp_path / "run"
+    assert not _workdir.finished(call(path)) and not path.exists()
+    with _workdir.entered(call(path)):
+        assert not _workdir.finished(call(path))
+        _workdir.finish(path, "# Report\n")
+    before = {f.name: f.stat().st_mtime_ns for f in path.iterdir()}
+    assert _workdir.finished(call(path))
+    with pytest.raises(LoraxError, match="config.steps: 3 there, 4 here"):
+        _workdir.finished(call(path, steps=4))
+    assert {f.name: f.stat().st_mtime_ns for f in path.iterdir()} == before
+
+
 def test_an_unfinished_one_starts_over_and_loses_nothing(tmp_path, capsys):
     for number in (1, 2, 3):
         with _workdir.entered(call(tmp_path)) as needed:

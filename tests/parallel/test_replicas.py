@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 
-from lorax.parallel.replicas import Replicas, meet, replicas
+from lorax.parallel.replicas import Replicas, from_first, here, meet, replicas
 
 
 def test_one_device_gets_its_arrays_as_they_are():
@@ -18,6 +18,7 @@ def test_one_device_gets_its_arrays_as_they_are():
     assert devices.batch(tree) is tree and devices.everywhere(tree) is tree
     assert replicas(7 * 11).mesh is None  # no number of devices divides it but one
     meet("test")
+    assert here(tree) is tree and from_first(7) == 7
 
 
 @pytest.mark.parametrize("rows", [1, 2, 3, 6, 8])

@@ -38,6 +38,29 @@ def test_a_second_signal_does_not_wait():
             send()
 
 
+def test_a_stop_says_where_and_is_no_failure():
+    with catch() as stop:
+        stop.where = "after the last step"
+        with pytest.raises(Stopped, match="stopped by SIGINT after the last step"):
+            try:
+                send(signal.SIGINT)
+            except Exception:  # as libraries do that wrap what fails in them
+                raise AssertionError("a stop was taken for a failure") from None
+
+
+def test_a_handler_of_another_language_becomes_the_default(monkeypatch):
+    set_handler = signal.signal
+    monkeypatch.setattr(signal, "signal", lambda *given: set_handler(*given) and None)
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        with catch():
+            pass
+        assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    finally:
+        set_handler(signal.SIGTERM, before)
+        set_handler(signal.SIGINT, signal.default_int_handler)
+
+
 def test_handlers_are_put_back():
     before = [signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)]
     with catch():
