@@ -10,6 +10,8 @@ kill too; a finished one shows its report; a workdir of another config is refuse
 SIGTERM and SIGINT save first; the exit code is then 143 or 130.
 """
 
+import re
+
 from experiments import _cli, _memory
 
 FLAGS = (
@@ -36,17 +38,22 @@ def _connect(text: str) -> None:
     """Meets the other processes, before anything else of JAX is used."""
     import jax
 
-    if text == "auto":
-        jax.distributed.initialize()
-        return
-    parts = text.split(",")
-    count, index = parts[1:] if len(parts) == 3 else ("", "")
-    if not (count.isdecimal() and index.isdecimal() and int(index) < int(count)):
+    found = re.fullmatch(r"(\S+:\d+),(\d+),(\d+)", text)
+    if text != "auto" and not (found and int(found[3]) < int(found[2])):
         raise _cli.UsageError(
             f"--distributed='{text}': expected auto, or HOST:PORT,PROCESSES,INDEX such as "
             "127.0.0.1:1234,2,0, and 127.0.0.1:1234,2,1 for the other"
         )
-    jax.distributed.initialize(parts[0], int(count), int(index))
+    try:
+        if found:
+            jax.distributed.initialize(found[1], int(found[2]), int(found[3]))
+        else:
+            jax.distributed.initialize()
+    except (ValueError, RuntimeError) as error:
+        raise _cli.UsageError(
+            f"--distributed='{text}': the processes do not meet ({error}): give the same "
+            "HOST:PORT,PROCESSES to all of them, and each its INDEX"
+        ) from None
 
 
 def main(argv: list[str] | None = None) -> int:
