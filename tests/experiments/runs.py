@@ -52,6 +52,7 @@ def run(workdir: pathlib.Path, *flags: str, report: bool = False) -> Said:
     out, err = io.StringIO(), io.StringIO()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("experiments._train.run.replicas", lambda rows: Replicas(None))
+        patch.setattr("experiments._memory.keep_freed", lambda: True)  # other tests follow
         if not report:
             patch.setattr("experiments._train.run.write_report", lambda *_: None)
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
