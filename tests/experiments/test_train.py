@@ -15,6 +15,8 @@ from experiments.benchmarks.kills import TIMES, differences, outcome
 from lorax.train.metrics import read_metrics
 from tests.experiments.runs import LANGUAGE, TOY, compiled_once, cue, listing, losses, run, send
 
+pytestmark = pytest.mark.runs
+
 
 @pytest.fixture(scope="module", autouse=True)
 def cached(tmp_path_factory):

@@ -22,6 +22,8 @@ from tests.experiments.runs import (
     send,
 )
 
+pytestmark = pytest.mark.runs
+
 PAGES = sorted(p.stem for p in pathlib.Path("configs").glob("[!_]*.py") if "compare" not in p.stem)
 
 

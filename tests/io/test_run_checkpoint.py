@@ -116,7 +116,7 @@ def test_the_one_before_a_damaged_one_is_used(tmp_path):
     with filled(tmp_path, 10, 20, 30, keep=3) as checkpoints:
         flip(tmp_path / "30")
         (tmp_path / "20" / disk.JSON_NAME).unlink()
-        with pytest.raises(LoraxError, match="checkpoint 30 is damaged .*content changed"):
+        with pytest.raises(LoraxError, match="checkpoint 30 is damaged"):
             checkpoints.restore(30, small(0))
         restored = checkpoints.latest(small(0))
         assert restored.step == 10 and restored.info == {"step": 10}
