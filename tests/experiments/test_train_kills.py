@@ -40,14 +40,6 @@ def interruptible():
     signal.signal(signal.SIGINT, before)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def interruptible():
-    """In background jobs SIGINT is ignored, here and in what is started from here."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     """What a run of `TOY` comes to that nothing disturbed."""
