@@ -18,8 +18,8 @@ def load_config(name: str) -> Any:
       UsageError: there is no such file, it is no config, or it fails.
       LoraxError: the page refuses its argument.
     """
-    path, _, argument = name.partition(":")
-    module = _run(path)
+    path = name.partition(":")[0]
+    module, argument = load_page(name)
     if not hasattr(module, "get_config"):
         raise UsageError(f"config file '{path}' has no get_config(arg): see configs/quickstart.py")
     try:
@@ -27,12 +27,30 @@ def load_config(name: str) -> Any:
     except LoraxError:
         raise
     except Exception as error:
-        raise _broken(path, error) from None
+        raise broken(path, error) from None
     for field in _lists(config, "config"):
         raise UsageError(
             f"{field} in '{path}' is a list, which no flag can override: write a tuple, (...,)"
         )
     return config
+
+
+def load_page(name: str) -> tuple[ModuleType, str]:
+    """The module of a page, for what it has beside its config, and the words behind the colon.
+
+    Raises:
+      UsageError: there is no such file, or it fails.
+    """
+    path, _, argument = name.partition(":")
+    return _run(path), argument
+
+
+def broken(path: str, error: Exception) -> UsageError:
+    """What is told of an error in the code of a page: which line of it fails, and how."""
+    lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == path]
+    lines += [error.lineno] if isinstance(error, SyntaxError) else []
+    place = f"{path}:{lines[-1]}" if lines else path
+    return UsageError(f"config file {place} fails: {type(error).__name__}: {error}")
 
 
 def _run(path: str) -> ModuleType:
@@ -54,16 +72,8 @@ def _run(path: str) -> ModuleType:
     try:
         spec.loader.exec_module(module)
     except Exception as error:
-        raise _broken(path, error) from None
+        raise broken(path, error) from None
     return module
-
-
-def _broken(path: str, error: Exception) -> UsageError:
-    """Which line of a page fails, and how."""
-    lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == path]
-    lines += [error.lineno] if isinstance(error, SyntaxError) else []
-    place = f"{path}:{lines[-1]}" if lines else path
-    return UsageError(f"config file {place} fails: {type(error).__name__}: {error}")
 
 
 def _lists(node: Any, name: str) -> Iterator[str]:
