@@ -7,9 +7,8 @@ import jax
 import numpy as np
 
 from lorax.adapters.combine import plain_leaves, singular_factors
-from lorax.adapters.lora import LoRA
-from lorax.core.adapter import Adapter, Chain, Delta
-from lorax.core.errors import LoraxError
+from lorax.analysis.updates import TINY, lora_members
+from lorax.core.adapter import Adapter, Delta
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +52,7 @@ class Spectrum:
     @property
     def numerical_rank(self) -> np.ndarray:
         """How many singular values exceed σ₁ · 1e-6, (n,): float32's rounding is below that."""
-        return np.sum(self.values > 1e-6 * self.values[:, :1], axis=1)
+        return np.sum(self.values > TINY * self.values[:, :1], axis=1)
 
 
 def spectra(adapter: Adapter, delta: Delta, base: Any = None) -> dict[str, Spectrum]:
@@ -68,20 +67,14 @@ def spectra(adapter: Adapter, delta: Delta, base: Any = None) -> dict[str, Spect
     Raises:
       LoraxError: no leaf has factors, or a base is needed.
     """
-    members = zip(adapter.members, delta, strict=True) if isinstance(adapter, Chain) else None
     found: dict[str, Spectrum] = {}
-    for member, part in members or [(adapter, delta)]:
-        if not isinstance(member, LoRA):
-            continue
+    for member, part in lora_members(adapter, delta):
         for path, leaf in plain_leaves(member, part, base).items():
             scale = float(leaf.scale)
-            values = abs(scale) * jax.jit(singular_factors)(leaf.factors)[1]
+            with jax.default_matmul_precision("highest"):
+                values = abs(scale) * jax.jit(singular_factors)(leaf.factors)[1]
             rank = part[path].rank
             found[path] = Spectrum(rank, scale, np.asarray(values, np.float64))
-    if not found:
-        raise LoraxError(
-            f"{type(adapter).__name__} has no low-rank factors: expected a LoRA or a Chain with one"
-        )
     return found
 
 

@@ -1,7 +1,5 @@
 """The spectrum of ΔW, against a dense SVD and against published adapters."""
 
-import io
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +7,7 @@ import pytest
 
 import lorax
 from lorax.analysis.spectra import spectra
-from tests.shared_data import shared
+from tests.analysis.imported import mnli
 
 ROLES = lorax.Roles((), (0,), (1,))
 
@@ -50,12 +48,7 @@ def test_members_without_factors_are_passed_over():
 
 
 def test_the_published_mnli_adapter():
-    arrays = np.load(io.BytesIO(shared("lora_adapters/roberta_base_lora_mnli_lora_only.npz.xz")))
-    delta = {}
-    for name in (n for n in arrays.files if n.endswith("lora_A")):
-        a, b = arrays[name].T, arrays[name.replace("lora_A", "lora_B")].T
-        delta[name.removesuffix(".lora_A")] = lorax.Factors(a, b, ROLES)
-    found = spectra(lorax.LoRA(rank=8, alpha=8.0, where=(".*",)), delta)
+    found = spectra(*mnli())
     assert len(found) == 24
     first = next(s for n, s in found.items() if ".0." in n and "query" in n)
     np.testing.assert_allclose(first.frobenius, 4.8136, rtol=1e-4)
