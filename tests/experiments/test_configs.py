@@ -30,8 +30,12 @@ WORDS = {
     "glue_roberta_large": (*_glue.EXAMPLES, "mnli,restricted", "tiny"),
     "gpt3_175b": ("mnli", "samsum"),
     "korean_qa": ("tiny",),
+    "loraplus": ("mnli",),
     "mnist_mlp": ("lenet", "lora", "lenet,lora"),
     "nsmc_korean": ("chatbot", "tiny", "chatbot,tiny"),
+    "rank_sweep": ("rte", "e2e"),
+    "scaling_rules": ("e2e",),
+    "weight_types": ("rte",),
 }
 """Words beside full, bitfit and smoke, which every page has."""
 
