@@ -254,8 +254,5 @@ def _mean(values: Sequence[float | None]) -> str:
     if not finite:
         return ABSENT
     short = f" (n = {len(finite)})" if len(finite) < len(values) else ""
-    if len(finite) == 1:
-        return words.number(finite[0]) + short
-    error = statistics.stdev(finite) / math.sqrt(len(finite))
-    digits = max(0, 1 - math.floor(math.log10(error))) if error else 4
-    return f"{statistics.fmean(finite):,.{digits}f} ± {error:.{digits}f}{short}"
+    error = statistics.stdev(finite) / math.sqrt(len(finite)) if len(finite) > 1 else None
+    return words.mean(statistics.fmean(finite), error) + short

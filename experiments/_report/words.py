@@ -58,6 +58,19 @@ def number(value: float | None) -> str:
     return f"{value:,.{digits}f}"
 
 
+def mean(value: float, error: float | None) -> str:
+    """A mean with its standard error to two digits, "2.8904 ± 0.0012"; alone where there is none.
+
+    Args:
+      value: the mean.
+      error: None of a single number.
+    """
+    if error is None:
+        return number(value)
+    digits = max(0, 1 - math.floor(math.log10(error))) if error else 4
+    return f"{value:,.{digits}f} ± {error:.{digits}f}"
+
+
 def share(value: float | None) -> str:
     """Of a whole: "0.354 %"."""
     return ABSENT if value is None else f"{100 * value:.3g} %"

@@ -37,7 +37,7 @@ def write_report(workdirs: Sequence[Place], out: Place) -> pathlib.Path:
     target = pathlib.Path(os.path.expanduser(out))
     try:
         for name, data in files.items():
-            _replace(target / name, data)
+            put(target / name, data)
     except OSError as error:
         raise LoraxError(
             f"cannot write the report in '{target}' ({error.strerror or error}): make the folder "
@@ -96,7 +96,12 @@ def _titled(found: Sequence[Workdir]) -> list[tuple[str, Workdir, Run]]:
     return [(title, *pair) for title, pair in zip(titles, pairs, strict=True)]
 
 
-def _replace(file: pathlib.Path, data: bytes) -> None:
+def put(file: pathlib.Path, data: bytes) -> None:
+    """Writes a file of a report, whole or not at all, in a folder that is made if it is missing.
+
+    Raises:
+      OSError: the disk refuses.
+    """
     file.parent.mkdir(parents=True, exist_ok=True)
     beside = file.with_name(f".{file.name}.partial")
     try:

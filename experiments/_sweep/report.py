@@ -1,0 +1,205 @@
+"""How is a sweep told? report.md, report.html and plots/ from its rows: what is best, and how sure.
+
+Only rows are read, and the page's config: a report can be written again from rows.jsonl.
+"""
+
+import base64
+import importlib
+import json
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from experiments._report import sections, words
+from experiments._report.page import (
+    Block,
+    Figure,
+    Fold,
+    Table,
+    Text,
+    code,
+    escape,
+    fence,
+    markdown,
+    page,
+)
+from experiments._report.tables import common, environment
+from experiments._report.write import put
+from experiments._sweep import tables
+from experiments._sweep.reduce import FROM_RANK, Reduced, grid_step
+from experiments._sweep.rows import DONE, FAILED, Row
+from experiments._sweep.units import is_seed
+from lorax.core.errors import LoraxError
+
+MEANS = (
+    "Mean ± standard error over n seeds: the sample standard deviation over √n, with n − 1 in the "
+    "deviation; one seed has none. A seed is that of the first draw, of the order of examples and "
+    "of dropout. Units that failed, with a loss that was no finite number, are in no mean."
+)
+CHOICE = (
+    "The {axes} of a row is the one with the best mean {by} over its seeds ({better} is better), "
+    "among those of which most seeds ended; of two that tie, the lower one. All numbers of the row "
+    "are of its seeds. What was chosen by the validation part is flattered by it; the test part "
+    "took no part in the choice. *Edge* says that the best value is the last one tried, so that a "
+    "better one may lie beyond."
+)
+MOVES = (
+    "Factors are of the highest best rate over the lowest, of all ranks and of those from r = "
+    f"{FROM_RANK} on; ≥ where a best rate lies at the edge of its grid."
+)
+
+
+def write(
+    workdir: pathlib.Path,
+    page_name: str,
+    config: Mapping[str, Any],
+    rows: Sequence[Row],
+    reduced: Reduced,
+    env: Mapping[str, Any] | None = None,
+) -> pathlib.Path:
+    """Writes report.md, report.html and plots/; the path of report.md.
+
+    Args:
+      workdir: of the sweep.
+      page_name: what --config was.
+      config: of the page, plain.
+      rows: of all units, at least one.
+      reduced: of `reduce`.
+      env: env.json of the sweep.
+
+    Raises:
+      LoraxError: the folder cannot be written.
+    """
+    title, about = _about(page_name, config, rows)
+    blocks: list[Block] = [Text(f"# {escape(title)}"), Text(about)]
+    blocks += sections.items("Warnings", _warnings(rows, reduced))
+    blocks += [Text("## Results"), Table(tables.best(reduced, rows, config)), Text(_how(reduced))]
+    if found := tables.moves(reduced):
+        blocks += [Text("## Best learning rate of each rank"), Table(found), Text(_steps(reduced))]
+    if figures := _figures(rows, reduced, workdir / "plots"):
+        blocks += [Text("## Figures"), *figures]
+    if found := tables.choices(reduced):
+        said = f"{words.score(reduced.by)}, mean ± standard error; the best of each row is bold."
+        blocks += [Text("## Every choice"), Text(said[:1].upper() + said[1:]), Table(found)]
+    blocks += sections.items("Failed units", tables.failures(rows))
+    blocks.append(Fold("All units", [Table(tables.units(rows, reduced.by, config))]))
+    whole = fence(json.dumps(config, indent=2, ensure_ascii=False), "json")
+    blocks += [Fold("The page's config, before a unit's fields", [Text(whole)])]
+    if env and (found := common([environment(env)])):
+        blocks += [Text("## Environment"), Table(found)]
+    try:
+        put(workdir / "report.html", page(title, blocks).encode("utf-8", "replace"))
+        put(workdir / "report.md", markdown(blocks).encode("utf-8", "replace"))
+    except OSError as error:
+        raise LoraxError(
+            f"cannot write the report in '{workdir}' ({error.strerror or error}): make the folder "
+            "writable, or free some space, and run the same command again"
+        ) from None
+    return workdir / "report.md"
+
+
+def axes(rows: Sequence[Row]) -> dict[str, list[Any]]:
+    """{axis: its values in order of appearance}."""
+    found: dict[str, list[Any]] = {}
+    for row in rows:
+        for name, value in row["point"].items():
+            values = found.setdefault(name, [])
+            if value not in values:
+                values.append(value)
+    return found
+
+
+def _about(
+    page_name: str, config: Mapping[str, Any], rows: Sequence[Row]
+) -> tuple[str, str]:  # fmt: skip
+    """(title, lines below it)."""
+    swept = axes(rows)
+    task, model = words.task(config), words.model(config)
+    adapter = words.adapter(config.get("adapter", {}), config.get("also_train"))
+    count = {name: sum(row["state"] == name for row in rows) for name in (DONE, FAILED)}
+    other = len(rows) - sum(count.values())
+    units = f"{len(rows)}: {count[DONE]} done, {count[FAILED]} failed"
+    lines = {
+        "Task": escape(task),
+        "Model": escape(model),
+        "Page": f"{code(page_name)}, {escape(adapter)}",
+        "In every unit": ", ".join(
+            escape(f"{name.replace('_', ' ')} {value}") for name, value in tables.same(rows).items()
+        ),
+        "Units": units + (f", {other} not ended" if other else ""),
+        **{f"Axis {name}": ", ".join(map(tables.said, v)) for name, v in swept.items()},
+    }
+    many = [name for name, values in swept.items() if len(values) > 1] or list(swept)
+    over = " × ".join(f"{len(swept[name])} {name}" for name in many)
+    title = f"Sweep of {over}" + (f": {task}" if task else "")
+    return title, "\n".join(f"- {name}: {line}" for name, line in lines.items() if line)
+
+
+def _warnings(rows: Sequence[Row], reduced: Reduced) -> list[str]:
+    said = []
+    edges = [g for g in reduced.groups if g.edge]
+    if edges:
+        where = "; ".join(
+            ", ".join(
+                [*(f"{axis} {tables.said(v)}" for axis, v in group.point.items()),
+                 *(f"best {axis} is the {end} tried" for axis, end in group.edge.items())]
+            )
+            for group in edges
+        )  # fmt: skip
+        said.append(
+            f"{len(edges)} of {len(reduced.groups)} best values lie at the edge of their grid, "
+            f"which should be widened: {where}"
+        )
+    if reduced.axes and not reduced.by:
+        said.append("Nothing was chosen: no unit has a number of the validation part.")
+    if not any(is_seed(n) and len(values) > 1 for n, values in axes(rows).items()):
+        said.append("One seed a unit: nothing is said of how much comes by chance.")
+    failed = sum(row["state"] == FAILED for row in rows)
+    if failed:
+        said.append(f"{failed} of {len(rows)} units failed; to train one again, delete its FAILED.")
+    missing = [row["unit"] for row in rows if row["state"] not in (DONE, FAILED)]
+    if missing:
+        said.append(
+            f"{len(missing)} units have not ended, the first {code(missing[0])}: run again."
+        )
+    return said
+
+
+def _how(reduced: Reduced) -> str:
+    if not reduced.axes:
+        return MEANS
+    better = "higher" if reduced.higher else "lower"
+    by = words.score(reduced.by) if reduced.by else "validation number"
+    chosen = CHOICE.format(axes=" and ".join(reduced.axes), by=by, better=better)
+    return f"{MEANS}\n\n{chosen}"
+
+
+def _steps(reduced: Reduced) -> str:
+    factors = [step for group in reduced.groups if (step := grid_step(group, "lr"))]
+    if not factors:
+        return MOVES
+    return f"{MOVES} Rates were tried in steps of {min(factors):.3g}: less is not seen."
+
+
+def _figures(rows: Sequence[Row], reduced: Reduced, folder: pathlib.Path) -> list[Figure]:
+    """What `experiments.figures.ranks` draws into `folder`; nothing where it is not there."""
+    try:
+        ranks = importlib.import_module("experiments.figures.ranks")
+    except ModuleNotFoundError as error:
+        if error.name != "experiments.figures.ranks":
+            raise
+        return []
+    folder.mkdir(exist_ok=True)
+    captions = getattr(ranks, "CAPTIONS", {})
+    stems = dict.fromkeys(pathlib.Path(path).stem for path in ranks.draw(rows, reduced, folder))
+    return [Figure(stem, _svg(folder / stem), captions.get(stem, "")) for stem in stems]
+
+
+def _svg(stem: pathlib.Path) -> str:
+    """The SVG beside a PNG, or the PNG itself as part of the page."""
+    svg, png = stem.with_name(f"{stem.name}.svg"), stem.with_name(f"{stem.name}.png")
+    if svg.is_file():
+        text = svg.read_text("utf-8")
+        return text[text.index("<svg") :]
+    data = base64.b64encode(png.read_bytes()).decode()
+    return f'<img alt="{stem.name}" src="data:image/png;base64,{data}">'
