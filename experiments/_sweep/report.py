@@ -3,8 +3,6 @@
 Only rows are read, and the page's config: a report can be written again from rows.jsonl.
 """
 
-import base64
-import importlib
 import json
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -13,7 +11,6 @@ from typing import Any
 from experiments._report import sections, words
 from experiments._report.page import (
     Block,
-    Figure,
     Fold,
     Table,
     Text,
@@ -29,6 +26,7 @@ from experiments._sweep import tables
 from experiments._sweep.reduce import FROM_RANK, Reduced, grid_step
 from experiments._sweep.rows import DONE, FAILED, Row
 from experiments._sweep.units import is_seed
+from experiments.figures import ranks
 from lorax.core.errors import LoraxError
 
 MEANS = (
@@ -68,7 +66,7 @@ def write(
       env: env.json of the sweep.
 
     Raises:
-      LoraxError: the folder cannot be written.
+      LoraxError: the folder cannot be written, or matplotlib or markdown-it-py is missing.
     """
     title, about = _about(page_name, config, rows)
     blocks: list[Block] = [Text(f"# {escape(title)}"), Text(about)]
@@ -76,7 +74,8 @@ def write(
     blocks += [Text("## Results"), Table(tables.best(reduced, rows, config)), Text(_how(reduced))]
     if found := tables.moves(reduced):
         blocks += [Text("## Best learning rate of each rank"), Table(found), Text(_steps(reduced))]
-    if figures := _figures(rows, reduced, workdir / "plots"):
+    figures, drawn = ranks.figures(rows, reduced, config)
+    if figures:
         blocks += [Text("## Figures"), *figures]
     if found := tables.choices(reduced):
         said = f"{words.score(reduced.by)}, mean ± standard error; the best of each row is bold."
@@ -87,9 +86,12 @@ def write(
     blocks += [Fold("The page's config, before a unit's fields", [Text(whole)])]
     if env and (found := common([environment(env)])):
         blocks += [Text("## Environment"), Table(found)]
+    files = {f"plots/{name}.png": png for name, png in drawn.items()}
+    files["report.html"] = page(title, blocks).encode("utf-8", "replace")
+    files["report.md"] = markdown(blocks).encode("utf-8", "replace")
     try:
-        put(workdir / "report.html", page(title, blocks).encode("utf-8", "replace"))
-        put(workdir / "report.md", markdown(blocks).encode("utf-8", "replace"))
+        for name, data in files.items():
+            put(workdir / name, data)
     except OSError as error:
         raise LoraxError(
             f"cannot write the report in '{workdir}' ({error.strerror or error}): make the folder "
@@ -109,9 +111,7 @@ def axes(rows: Sequence[Row]) -> dict[str, list[Any]]:
     return found
 
 
-def _about(
-    page_name: str, config: Mapping[str, Any], rows: Sequence[Row]
-) -> tuple[str, str]:  # fmt: skip
+def _about(page_name: str, config: Mapping[str, Any], rows: Sequence[Row]) -> tuple[str, str]:
     """(title, lines below it)."""
     swept = axes(rows)
     task, model = words.task(config), words.model(config)
@@ -179,27 +179,3 @@ def _steps(reduced: Reduced) -> str:
     if not factors:
         return MOVES
     return f"{MOVES} Rates were tried in steps of {min(factors):.3g}: less is not seen."
-
-
-def _figures(rows: Sequence[Row], reduced: Reduced, folder: pathlib.Path) -> list[Figure]:
-    """What `experiments.figures.ranks` draws into `folder`; nothing where it is not there."""
-    try:
-        ranks = importlib.import_module("experiments.figures.ranks")
-    except ModuleNotFoundError as error:
-        if error.name != "experiments.figures.ranks":
-            raise
-        return []
-    folder.mkdir(exist_ok=True)
-    captions = getattr(ranks, "CAPTIONS", {})
-    stems = dict.fromkeys(pathlib.Path(path).stem for path in ranks.draw(rows, reduced, folder))
-    return [Figure(stem, _svg(folder / stem), captions.get(stem, "")) for stem in stems]
-
-
-def _svg(stem: pathlib.Path) -> str:
-    """The SVG beside a PNG, or the PNG itself as part of the page."""
-    svg, png = stem.with_name(f"{stem.name}.svg"), stem.with_name(f"{stem.name}.png")
-    if svg.is_file():
-        text = svg.read_text("utf-8")
-        return text[text.index("<svg") :]
-    data = base64.b64encode(png.read_bytes()).decode()
-    return f'<img alt="{stem.name}" src="data:image/png;base64,{data}">'
