@@ -1,0 +1,274 @@
+"""Tasks of a sweep in processes: every unit gets its result, whatever befalls its workers."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import threading
+import time
+from types import SimpleNamespace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from experiments._sweep import launch as launching
+from experiments._sweep.launch import check, launch, split
+from lorax.core.errors import LoraxError
+from lorax.train.stop import Stop, Stopped, catch
+
+HERE = pathlib.Path(__file__).parent
+STAND_IN = (sys.executable, str(HERE / "stand_in.py"))
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    """Looks at the tasks more often."""
+    monkeypatch.setattr(launching, "PAUSE", 0.02)
+
+
+def launched(folder, tasks, *ways, name="local", step=0.01, stop=None, **named):
+    """What is said by a launch of the stand-in."""
+    said = []
+    launch(
+        name, tasks, [str(folder), str(step), *ways], folder, say=said.append,
+        stop=stop or Stop(), command=STAND_IN, **named,
+    )  # fmt: skip
+    return said
+
+
+def results(folder):
+    """{unit: its result}."""
+    return {p.parent.name: p.name for p in folder.glob("units/*/*") if p.name in ("DONE", "FAILED")}
+
+
+def starts(folder, unit):
+    """How many processes have worked on a unit."""
+    return len((folder / "units" / unit / "pids").read_text().split())
+
+
+@given(st.lists(st.integers(0, 9), max_size=6), st.integers(0, 9))
+def test_tasks_are_balanced_and_never_mix_programs(sizes, workers):
+    programs = [[SimpleNamespace(name=f"{p}/{u}") for u in range(n)] for p, n in enumerate(sizes)]
+    tasks = split(programs, workers)
+    assert sorted(n for t in tasks for n in t) == sorted(u.name for p in programs for u in p)
+    assert all(len({name[0] for name in task}) == 1 for task in tasks)
+    lengths = [len(task) for task in tasks]
+    assert lengths == sorted(lengths, reverse=True)
+    some = sum(size > 0 for size in sizes)
+    if workers:
+        assert max(lengths, default=0) <= -(-sum(sizes) // workers)
+        assert len(tasks) <= some + workers
+    else:
+        assert len(tasks) == some
+
+
+def test_all_units_are_trained_by_as_many_workers_as_asked(tmp_path):
+    said = launched(tmp_path, [["a", "b"], ["c"], ["r=1,lr=0.1"]], workers=2)
+    assert results(tmp_path) == dict.fromkeys(["a", "b", "c", "r=1,lr=0.1"], "DONE")
+    assert said[0].startswith("4 units in 3 tasks, 2 at a time") and len(said) == 4
+    assert said[-1].endswith("0 units are left")
+    assert json.loads((tmp_path / "tasks" / "000.json").read_text()) == ["a", "b"]
+    assert launched(tmp_path, [["a", "b"], ["c"]], workers=2) == []  # nothing is left
+
+
+def test_what_is_left_is_all_that_is_started(tmp_path):
+    launched(tmp_path, [["a"]])
+    launched(tmp_path, [["a", "b"]])
+    assert json.loads((tmp_path / "tasks" / "000.json").read_text()) == ["b"]
+    assert starts(tmp_path, "a") == starts(tmp_path, "b") == 1
+
+
+def test_a_killed_worker_is_started_again_and_goes_on(tmp_path):
+    said = launched(tmp_path, [["a", "b", "c"], ["d"]], "kill:b", "nan:d", workers=2)
+    assert results(tmp_path) == {"a": "DONE", "b": "DONE", "c": "DONE", "d": "FAILED"}
+    assert (starts(tmp_path, "a"), starts(tmp_path, "b")) == (1, 2)
+    assert any("task 000 was killed by SIGKILL (out of memory?): its 2 units" in s for s in said)
+
+
+def test_a_worker_that_gets_no_further_is_given_up_and_the_others_end(tmp_path):
+    with pytest.raises(LoraxError) as caught:
+        launched(tmp_path, [["a", "b"], ["c"]], "bug:b")
+    assert results(tmp_path) == {"a": "DONE", "c": "DONE"}
+    assert starts(tmp_path, "b") == launching.TRIES + 2  # in the first one, a was done
+    assert "1 units are left, of task 000" in str(caught.value)
+    assert "RuntimeError: a bug" in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_mistake_of_the_user_is_told_at_once(tmp_path):
+    with pytest.raises(LoraxError, match="no data at 'x': check the path; see .*000.log"):
+        launched(tmp_path, [["a"], ["b"]], "mistake:a")
+    assert starts(tmp_path, "a") == 1 and results(tmp_path) == {"b": "DONE"}
+
+
+def test_each_worker_has_a_gpu(tmp_path, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
+    launched(tmp_path, [[name] for name in "abcd"], step=0.05)  # a worker a GPU
+    used = [(tmp_path / "units" / name / "DONE").read_text() for name in "abcd"]
+    assert sorted(used) == ["3", "3", "5", "5"]
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_has_the_workers_save_and_end(tmp_path, signum):
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with catch() as stop, pytest.raises(Stopped) as caught:
+            threading.Thread(target=send, args=(signum, tmp_path, 2)).start()
+            launched(tmp_path, [["a"], ["b"]], workers=2, step=0.3, stop=stop)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert caught.value.signum == signum and "with 2 units left" in str(caught.value)
+    assert no_workers(tmp_path)
+    assert (tmp_path / "tasks" / "000.log").read_text().endswith("stopped\n")
+    launched(tmp_path, [["a"], ["b"]])
+    assert results(tmp_path) == {"a": "DONE", "b": "DONE"}
+
+
+def send(signum, folder, workers):
+    """Signals this process once so many workers are at work."""
+    await_workers(folder, workers)
+    os.kill(os.getpid(), signum)
+
+
+def await_workers(folder, workers, process=None):
+    """Waits until so many units are begun, or the process ends."""
+    while len(list(folder.glob("units/*/pids"))) < workers:
+        if process is not None and process.poll() is not None:
+            break
+        time.sleep(0.02)
+
+
+def no_workers(folder, seconds=0.0):
+    """Whether none of the processes that worked there runs, after so long at most."""
+    end = time.monotonic() + seconds
+    pids = [int(p) for file in folder.glob("units/*/pids") for p in file.read_text().split()]
+    while any(map(alive, pids)) and time.monotonic() < end:
+        time.sleep(0.05)
+    return pids and not any(map(alive, pids))
+
+
+def alive(pid):
+    """Whether a process runs; one that has ended and waits to be asked for its code does not."""
+    try:
+        return pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+DRIVER = """
+import pathlib, sys
+from experiments._cli import Ended, guarded
+from experiments._sweep.launch import launch
+from lorax.train.stop import Stopped, catch
+
+name, folder, step, units, workers, options, *stand_in = sys.argv[1:]
+options = dict(o.split("=") for o in options.split(",") if o)
+
+def verb():
+    with catch() as stop:
+        launch(name, [[u] for u in units], [folder, step], pathlib.Path(folder),
+               workers=int(workers), options=options, stop=stop, command=stand_in)
+
+def main():
+    try:
+        verb()
+    except Stopped as reason:
+        raise Ended(str(reason), 128 + reason.signum) from None
+
+if __name__ == "__main__":
+    sys.exit(guarded(main))
+"""
+
+
+def driver(folder, name="local", step=0.3, units="ab", workers=2, options=""):
+    """A launch in a process of its own, once its workers are at work."""
+    arguments = [name, folder, step, units, workers, options, *STAND_IN]
+    process = subprocess.Popen(
+        [sys.executable, "-c", DRIVER, *map(str, arguments)], text=True, process_group=0,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+    await_workers(folder, workers, process)
+    return process
+
+
+@pytest.mark.runs
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process of such an end")
+def test_workers_end_after_a_save_when_their_launcher_is_killed(tmp_path):
+    process = driver(tmp_path)
+    process.kill()
+    process.communicate()
+    said = launched(tmp_path, [["a"], ["b"]])
+    assert said[0].startswith("waiting for 2 workers of an earlier command to end")
+    assert results(tmp_path) == {"a": "DONE", "b": "DONE"}
+    for unit, log in (("a", "000.log"), ("b", "001.log")):
+        assert starts(tmp_path, unit) == 2
+        assert (tmp_path / "tasks" / log).read_text().count("stopped\n") == 1
+
+
+def test_launchers_and_options_that_do_not_exist(monkeypatch):
+    with pytest.raises(LoraxError, match="--launcher is 'sulrm': expected one of 'local', 'slurm'"):
+        check("sulrm", {})
+    with pytest.raises(LoraxError, match="--launcher=local has no option 'cpus': it has none"):
+        check("local", {"cpus": "1"})
+    with pytest.raises(LoraxError, match="no option 'num_gpu'; did you mean 'num_gpus'?"):
+        check("ray", {"num_gpu": "1"})
+    with pytest.raises(LoraxError, match="num_cpus=two: expected a number such as 1"):
+        check("ray", {"num_cpus": "two"})
+    with pytest.raises(LoraxError, match="cluster is 'aws'"):
+        check("slurm", {"cluster": "aws"})
+
+
+@pytest.mark.parametrize("name, library", [("slurm", "submitit"), ("ray", "ray")])
+def test_a_launcher_that_is_not_installed_names_its_extra(monkeypatch, tmp_path, name, library):
+    monkeypatch.setitem(sys.modules, library, None)
+    with pytest.raises(LoraxError, match=rf"takes {library}: pip install 'lorax-flax\[{name}\]'"):
+        launched(tmp_path, [["a"]], name=name)
+    assert not results(tmp_path)
+
+
+def test_slurm_where_there_is_none(monkeypatch, tmp_path):
+    pytest.importorskip("submitit")
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(LoraxError, match="there is no SLURM here"):
+        launched(tmp_path, [["a"]], name="slurm")
+    with pytest.raises(LoraxError, match="no option 'partitoin'; did you mean 'partition'?"):
+        check("slurm", {"partitoin": "x"})
+    with pytest.raises(LoraxError, match="--launcher_options: .*timeout_min"):
+        launched(tmp_path, [["a"]], name="slurm", options={"timeout_min": "x", "cluster": "local"})
+
+
+CLUSTERS = [("slurm", "submitit", {"cluster": "local"}), ("ray", "ray", {})]
+
+
+@pytest.mark.runs
+@pytest.mark.parametrize("name, library, options", CLUSTERS)
+def test_two_workers_of_a_cluster_one_of_them_killed(tmp_path, name, library, options):
+    pytest.importorskip(library)
+    ways = ("kill:b", "nan:d", "mistake:e")
+    with pytest.raises(LoraxError, match="1 units are left, of task 002: no data at 'x'"):
+        launched(
+            tmp_path, [["a", "b"], ["c", "d"], ["e"]], *ways, name=name, workers=2, step=0.05,
+            options=options,
+        )  # fmt: skip
+    assert results(tmp_path) == {"a": "DONE", "b": "DONE", "c": "DONE", "d": "FAILED"}
+    assert [starts(tmp_path, unit) for unit in "abcde"] == [1, 2, 1, 1, 1]
+
+
+@pytest.mark.runs
+@pytest.mark.parametrize("signum, code", [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize("name, library, options", CLUSTERS)
+def test_a_signal_reaches_the_workers_of_a_cluster(tmp_path, name, library, options, signum, code):
+    pytest.importorskip(library)
+    text = ",".join(f"{k}={v}" for k, v in options.items())
+    process = driver(tmp_path, name, step=0.5, options=text)
+    if signum == signal.SIGINT:  # as a terminal does, to all that the command has started
+        os.killpg(process.pid, signum)
+    else:
+        process.send_signal(signum)
+    said = process.communicate(timeout=60)[0].splitlines()
+    assert process.returncode == code, said
+    assert said[-1] == f"stopped by {signum.name} with 2 units left"
+    assert no_workers(tmp_path)
+    assert (tmp_path / "tasks" / "001.log").read_text().endswith("stopped\n")
