@@ -75,9 +75,9 @@ def test_the_projection_metric(i, j, dimension, seed):
     assert -1e-9 < found < 1 + 1e-9
 
 
-@pytest.mark.parametrize(("i", "j", "dimension"), [(8, 64, 256), (1, 1, 64), (16, 16, 128)])
+@pytest.mark.parametrize(("i", "j", "dimension"), [(8, 64, 256), (1, 1, 64), (16, 8, 128)])
 def test_chance(i, j, dimension):
-    draws = (4000,) if i == 1 else (60,)
+    draws = (4000,) if i == 1 else (15,)
     found = phi(columns(0, dimension, i, draws), columns(1, dimension, j, draws))
     want = chance(i, j, dimension)
     assert want == max(i, j) / dimension
@@ -122,7 +122,6 @@ def test_the_first_delta_is_drawn_again_without_the_base():
     for lora in (
         lorax.LoRA(rank=2, exclude=("bias", "embed")),
         lorax.LoRA(rank=2, where={"layers/.*": {"rank": 3}, "embed": {}}, initializer="gaussian"),
-        lorax.LoRA(rank=2, where=(".*/.*",), initializer="orthogonal", dtype="bfloat16"),
     ):
         for adapter in (lora, lorax.Chain(lora, lorax.BitFit())):
             first = adapter.init(key, base, roles)
@@ -135,11 +134,11 @@ def test_the_first_delta_is_drawn_again_without_the_base():
 
 def test_similarity_at_the_start_is_one_line():
     adapter, delta = adapted(0, 4)
-    other_adapter, other_delta = adapted(1, 8)
+    other_adapter, other_delta = adapted(1, 5)
     keys = jax.random.split(jax.random.key(0))
     first = first_delta(adapter, keys[0], delta), first_delta(other_adapter, keys[1], other_delta)
     found = similarity(adapter, first[0], other_adapter, first[1])["w"].phi
-    assert found.shape == (3, 4, 8) and np.all((found > 0) & (found < 1))
+    assert found.shape == (3, 4, 5) and np.all((found > 0) & (found < 1))
     same = similarity(adapter, first[0], adapter, first_delta(adapter, keys[0], delta))["w"].phi
     np.testing.assert_allclose(same, 1.0, rtol=1e-5)
 
