@@ -27,6 +27,15 @@ points up to which each is marked."""
 WIDTH = 8.0
 """Inches of every figure."""
 
+STYLE: dict[Any, Any] = {
+    "font.size": 9, "axes.titlesize": 9.5, "axes.titleweight": "bold", "text.color": INK,
+    "axes.labelcolor": MUTED, "axes.edgecolor": MUTED, "axes.titlecolor": INK,
+    "xtick.color": MUTED, "ytick.color": MUTED, "axes.linewidth": 0.8, "svg.fonttype": "none",
+    "svg.hashsalt": "lorax", "text.parse_math": False, "axes.titlelocation": "left",
+    "font.family": ["DejaVu Sans"],
+}  # fmt: skip
+"""Of every figure, as matplotlib calls it."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Line:
@@ -70,15 +79,8 @@ def draw(name: str, panels: Sequence[Panel], *, columns: int, height: float) -> 
     import matplotlib
     import matplotlib.figure
 
-    style: dict[Any, Any] = {
-        "font.size": 9, "axes.titlesize": 9.5, "axes.titleweight": "bold", "text.color": INK,
-        "axes.labelcolor": MUTED, "axes.edgecolor": MUTED, "axes.titlecolor": INK,
-        "xtick.color": MUTED, "ytick.color": MUTED, "axes.linewidth": 0.8, "svg.fonttype": "none",
-        "svg.hashsalt": "lorax", "text.parse_math": False, "axes.titlelocation": "left",
-        "font.family": ["DejaVu Sans"],
-    }  # fmt: skip
     labels = list(dict.fromkeys(line.label for panel in panels for line in panel.lines))
-    with matplotlib.rc_context(style), warnings.catch_warnings():
+    with matplotlib.rc_context(STYLE), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of letters that the font does not have
         rows = -(-len(panels) // columns)
         legend_columns, legend_rows = _legend(panels)
@@ -98,7 +100,7 @@ def draw(name: str, panels: Sequence[Panel], *, columns: int, height: float) -> 
                 named.values(), texts, loc="outside lower center", ncols=legend_columns,
                 frameon=False, handlelength=2.2, columnspacing=1.5, labelcolor=INK,
             )  # fmt: skip
-        return _saved(figure, name)
+        return saved(figure, name)
 
 
 def smoothed(values: Sequence[float], reach: int) -> list[float]:
@@ -216,7 +218,8 @@ def _short(label: str, most: int = 44) -> str:
     return label if len(label) <= most else f"{label[: most // 2]}…{label[-most // 2 + 1 :]}"
 
 
-def _saved(figure: Any, name: str) -> tuple[bytes, str]:
+def saved(figure: Any, name: str) -> tuple[bytes, str]:
+    """(PNG, SVG) of a figure, both the same bytes for the same figure; `name` as for `draw`."""
     png, svg = io.BytesIO(), io.StringIO()
     figure.savefig(png, format="png", dpi=160, facecolor="white", metadata={"Software": None})
     nothing = {"Date": None, "Creator": None, "Format": None, "Type": None}

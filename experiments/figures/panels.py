@@ -1,0 +1,67 @@
+"""How are panels of a sweep laid out? Axes in a grid, ticks at the values that were tried."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from experiments._report.style import GRID, INK
+from experiments.figures.training import WIDTH
+
+PER_ROW = 2
+"""Panels side by side."""
+
+
+def grid(count: int, height: float, *, share: bool = False) -> tuple[Any, list[Any]]:
+    """(figure, one set of axes a panel), `PER_ROW` side by side.
+
+    Args:
+      count: of panels, at least one.
+      height: of a row, in inches.
+      share: whether all have the same range.
+    """
+    import matplotlib.figure
+
+    rows, columns = -(-count // PER_ROW), min(count, PER_ROW)
+    figure = matplotlib.figure.Figure(figsize=(WIDTH, rows * height), layout="constrained")
+    cells = figure.subplots(rows, columns, squeeze=False, sharex=share, sharey=share).flat
+    found = list(cells)
+    for empty in found[count:]:
+        empty.remove()
+    return figure, found[:count]
+
+
+def dress(axes: Any, title: str, label: str, values: Sequence[float]) -> None:
+    """Title, label and ticks of x at `values`, logarithmic where all are positive."""
+    axes.set_title(title)
+    axes.set_xlabel(label)
+    if min(values) > 0:
+        axes.set_xscale("log", base=2)
+        ticks(axes.xaxis, values)
+    axes.grid(color=GRID, lw=0.8)
+    bare(axes)
+
+
+def bare(axes: Any) -> None:
+    """Nothing but what is needed, the grid behind."""
+    axes.set_axisbelow(True)
+    axes.tick_params(which="both", length=0)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def ticks(axis: Any, values: Sequence[float]) -> None:
+    """Ticks at the values themselves."""
+    from matplotlib import ticker
+
+    said = [f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}" for value in values]
+    axis.set_major_locator(ticker.FixedLocator(list(values)))
+    axis.set_major_formatter(ticker.FixedFormatter(said))
+    axis.set_minor_locator(ticker.NullLocator())
+
+
+def legend(figure: Any) -> None:
+    """Below all panels, which have the same lines; none for a single line."""
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    if len(labels) > 1:
+        figure.legend(
+            handles, labels, loc="outside lower center", ncols=min(6, len(labels)),
+            frameon=False, labelcolor=INK,
+        )  # fmt: skip
