@@ -32,6 +32,7 @@ def defaults() -> ConfigDict:
                 "exclude": (),
                 "scaling": "standard",
                 "initializer": "kaiming",
+                "init_scale": 1.0,  # factor on the random numbers of the first draw
                 "dropout": 0.0,
             },
             "also_train": (),  # paths of leaves that are trained whole beside it: a fresh head

@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-import operator
 import warnings
 from collections.abc import Mapping
 from typing import Any
@@ -10,9 +9,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from lorax.adapters import lora_init
+from lorax.adapters import lora_fields, lora_init
 from lorax.core import paths
-from lorax.core._jax import is_traced
 from lorax.core.adapter import Adapter, Base, Delta, check_leaf, unprepared
 from lorax.core.errors import LoraxError, LoraxTypeError, LoraxWarning, check_choice
 from lorax.core.leaf import Factors, LowRank, Roles, implicit, merged
@@ -50,6 +48,7 @@ class LoRA(Adapter):
         2404.02948), "olora" (Büyükakyüz, 2024, arXiv 2406.01775), which start from a decomposition
         A0, B0 of W0 and add scale · ((A0 + A) (B0 + B) - A0 B0), A and B starting at zero: the
         weights' sum and the gradients are theirs, and W0 is never touched.
+      init_scale: factor on the random numbers of a draw; 1 for decompositions.
       dropout: rate on the input of A, applied where `lorax.adapt` is given a `dropout_key`.
       dtype: of A and B; None means float32, float64 for float64 leaves.
     """
@@ -60,19 +59,23 @@ class LoRA(Adapter):
     exclude: tuple[str, ...] = ()
     scaling: str = "standard"
     initializer: str = "kaiming"
+    init_scale: float = 1.0
     dropout: float = 0.0
     dtype: str | None = None
 
     def __post_init__(self) -> None:
         set_field = lambda name, value: object.__setattr__(self, name, value)
-        set_field("rank", _rank(self.rank))
-        set_field("alpha", _alpha(self.alpha))
-        set_field("where", check_where(self.where, {"rank": _rank, "alpha": _alpha}))
+        set_field("rank", lora_fields.rank(self.rank))
+        set_field("alpha", lora_fields.alpha(self.alpha))
+        set_field(
+            "where", check_where(self.where, {"rank": lora_fields.rank, "alpha": lora_fields.alpha})
+        )
         set_field("exclude", check_patterns("exclude", self.exclude))
         check_choice("scaling", self.scaling, SCALINGS)
         check_choice("initializer", self.initializer, lora_init.INITIALIZERS)
-        set_field("dropout", _dropout(self.dropout))
-        set_field("dtype", _dtype(self.dtype))
+        set_field("init_scale", lora_fields.init_scale(self.init_scale, self.starts_from_base))
+        set_field("dropout", lora_fields.dropout(self.dropout))
+        set_field("dtype", lora_fields.dtype(self.dtype))
 
     def init(self, key: jax.Array, base: Base, roles: Mapping[str, Roles] | None = None) -> Delta:
         """`{path: Factors(A, B)}` of every selected leaf, with ΔW exactly zero.
@@ -93,9 +96,10 @@ class LoRA(Adapter):
             if rank > min(fan_in, fan_out):
                 wasteful.append(f"'{path}' ({fan_in} × {fan_out})")
             dtype = self.dtype or jnp.promote_types(leaf.dtype, jnp.float32)
-            delta[path] = lora_init.draw(
+            drawn = lora_init.draw(
                 self.initializer, paths.key_for(key, path), path, leaf, leaf_roles, rank, dtype
             )
+            delta[path] = lora_init.scaled(drawn, self.init_scale)
         if wasteful:
             warnings.warn(
                 f"rank exceeds the smaller side of {len(wasteful)} leaves and wastes parameters "
@@ -254,46 +258,3 @@ def _roles_of(path: str, leaf: Any, roles: Mapping[str, Roles] | None) -> Roles:
         )
     known.check(path, leaf.shape)
     return known
-
-
-def _rank(rank: Any) -> int:
-    try:
-        number = operator.index(rank)
-    except TypeError:
-        number = None
-    if number is None or isinstance(rank, bool):
-        raise LoraxTypeError(f"rank is {rank!r}: expected a positive integer, such as rank=8")
-    if number < 1:
-        raise LoraxError(f"rank is {rank}: expected at least 1; to adapt nothing, use no adapter")
-    return number
-
-
-def _alpha(alpha: Any) -> Any:
-    wanted = "expected a positive finite number, such as alpha=16.0 (the scale is alpha / rank)"
-    if jnp.ndim(alpha) == 0 and is_traced(alpha):
-        return alpha
-    if isinstance(alpha, bool | str) or jnp.ndim(alpha) or not hasattr(alpha, "__float__"):
-        raise LoraxTypeError(f"alpha is {alpha!r}: {wanted}")
-    try:
-        number = float(alpha)
-    except OverflowError:
-        number = math.inf
-    if not math.isfinite(number) or number <= 0:
-        raise LoraxError(f"alpha is {number}: {wanted}")
-    return number
-
-
-def _dropout(rate: Any) -> float:
-    if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 <= rate < 1:
-        raise LoraxError(f"dropout is {rate!r}: expected a rate in [0, 1), such as dropout=0.1")
-    return float(rate)
-
-
-def _dtype(dtype: Any) -> str | None:
-    try:
-        known = None if dtype is None else jnp.dtype(dtype)
-    except TypeError:
-        known = jnp.dtype(bool)
-    if known is not None and not jnp.issubdtype(known, jnp.floating):
-        raise LoraxTypeError(f"dtype is {dtype!r}: expected a floating-point dtype, or None")
-    return None if known is None else known.name

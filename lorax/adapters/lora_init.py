@@ -74,6 +74,13 @@ def _orthogonal(
     return Factors(a, b, roles)
 
 
+def scaled(factors: Factors, by: float) -> Factors:
+    """The random numbers of a draw times `by`; the side that is zero stays zero."""
+    if by == 1:
+        return factors
+    return jax.tree.map(lambda x: x * jnp.asarray(by, x.dtype), factors)
+
+
 def decomposed(
     name: str, path: str, leaf: Any, roles: Roles, rank: int, scale: Any, dtype: Any
 ) -> Factors:

@@ -23,7 +23,7 @@ from lorax.core.adapter import (
 )
 from lorax.core.errors import LoraxError, check_choice
 from lorax.core.evaluation import Evaluation
-from lorax.core.leaf import implicit
+from lorax.core.leaf import implicit, may_drop
 from lorax.core.roles import roles
 from lorax.core.trace import check_program, run_on
 
@@ -152,7 +152,7 @@ def evaluate(
 
 def _refuse_dropout(leaves: Mapping[str, Any]) -> None:
     for path, leaf in low_rank_leaves(leaves).items():
-        if leaf.dropout:
+        if may_drop(leaf.dropout):
             raise LoraxError(
                 f"'{path}' has dropout {leaf.dropout} and engine='merged' has no input of A to "
                 "mask: use engine='factored', or dropout_key=None"

@@ -143,7 +143,7 @@ class Evaluation:
 
     def refuse_dropout(self, leaf: Implicit, at: Any) -> None:
         """Raises LoraxError if this leaf has dropout on: a merged weight has no input to mask."""
-        if self.drops and leaf.dropout and leaf.terms:
+        if self.drops and leaf.drops and leaf.terms:
             name = at if isinstance(at, str) else at.primitive.name
             raise LoraxError(
                 f"'{leaf.path}' is merged at '{name}' and has dropout {leaf.dropout}: dropout "
@@ -204,7 +204,7 @@ class Evaluation:
         The mask depends on the key, the leaf's path, which of its uses this is, and the layer of
         every enclosing scan. A lookup has no features to mask: `shape` then names the tokens.
         """
-        if self.dropout_key is None or not leaf.dropout:
+        if self.dropout_key is None or not leaf.drops:
             return x
         places = [place for place in self.uses if place[0] == leaf.path]
         key = paths.key_for(self.dropout_key, leaf.path)

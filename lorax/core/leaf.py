@@ -98,13 +98,13 @@ class LowRank:
       scale: a number, or a traced scalar when many adapters run at once.
       offset: A0 and B0, for initialisations that start from a part of W0; None means zero, and
         the update is scale · A B.
-      dropout: rate on the input of A.
+      dropout: rate on the input of A; traced where the scale is.
     """
 
     factors: Factors
     scale: Any
     offset: Factors | None = None
-    dropout: float = 0.0
+    dropout: Any = 0.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,7 +135,7 @@ class Implicit:
       dropped: stored axes that a squeeze took away.
       terms: what is added to `w`, on the same labels.
       scale: of all terms together.
-      dropout: rate on the input of A.
+      dropout: rate on the input of A; a number, or a traced scalar, as the scale.
     """
 
     path: str
@@ -146,14 +146,20 @@ class Implicit:
     dropped: frozenset[int] = frozenset()
     terms: tuple[Term, ...] = ()
     scale: Any = 1.0
-    dropout: float = 0.0
+    dropout: Any = 0.0
+
+    @property
+    def drops(self) -> bool:
+        """Whether the rate of dropout may be other than zero."""
+        return may_drop(self.dropout)
 
     def pieces(self) -> list[tuple[Any, tuple[Label, ...]]]:
-        """Every traced array of this leaf with its labels: W0, A and B of each term, scale."""
+        """Every traced array of this leaf with its labels: W0, each A and B, scale, dropout."""
         found: list[tuple[Any, tuple[Label, ...]]] = [(self.w, self.axes)]
         for term in self.terms:
             found += term.sides
-        return found if isinstance(self.scale, int | float) else [*found, (self.scale, ())]
+        numbers = (self.scale, self.dropout)
+        return [*found, *((number, ()) for number in numbers if not _is_plain(number))]
 
     def rebuild(self, arrays: Sequence[Any], drop: Label = None) -> "Implicit":
         """The same leaf on other arrays, in the order of `pieces`; label `drop` is gone."""
@@ -167,13 +173,15 @@ class Implicit:
             )
             for i, term in enumerate(self.terms)
         )
+        numbers = iter(arrays[1 + 2 * len(terms) :])
         return dataclasses.replace(
             self,
             w=arrays[0],
             axes=tuple(self.axes[i] for i in kept),
             origins=tuple(self.origins[i] for i in kept),
             terms=terms,
-            scale=self.scale if isinstance(self.scale, int | float) else arrays[-1],
+            scale=self.scale if _is_plain(self.scale) else next(numbers),
+            dropout=self.dropout if _is_plain(self.dropout) else next(numbers),
         )
 
     def remember(self, stack: frozenset[int]) -> "Implicit":
@@ -187,6 +195,15 @@ class Implicit:
             for array, labels in self.pieces()
         ]
         return self.rebuild(arrays)
+
+
+def may_drop(rate: Any) -> bool:
+    """Whether a rate of dropout may be other than zero; a traced one may."""
+    return not _is_plain(rate) or rate > 0
+
+
+def _is_plain(number: Any) -> bool:
+    return isinstance(number, int | float)
 
 
 def implicit(path: str, w: jax.Array, low_rank: LowRank) -> Implicit:

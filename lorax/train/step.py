@@ -10,9 +10,9 @@ import optax
 
 from lorax.train.gradients import Base as Base
 from lorax.train.gradients import Delta as Delta
+from lorax.train.gradients import Gradients, value_and_grad
 from lorax.train.gradients import Loss as Loss
 from lorax.train.gradients import Metrics as Metrics
-from lorax.train.gradients import value_and_grad
 
 Schedule = Callable[[jax.Array], Any]
 
@@ -79,15 +79,32 @@ def make_step(
     gradients = value_and_grad(loss, accumulate)
 
     def step(state: State, base: Base, batch: Any) -> tuple[State, Metrics]:
-        key = jax.random.fold_in(state.key, state.step)
-        (value, own), grads = gradients(state.delta, base, batch, key)
-        updates, opt_state = tx.update(grads, state.opt_state, state.delta)
-        norms = {"l2_grads": grads, "l2_updates": updates, "l2_params": state.delta}
-        metrics = dict(own) | {"loss": value}
-        metrics |= {name: optax.tree.norm(tree) for name, tree in norms.items()}
-        if learning_rate is not None:
-            metrics["learning_rate"] = jnp.asarray(learning_rate(state.step), jnp.float32)
-        delta = optax.apply_updates(state.delta, updates)
-        return State(delta, opt_state, state.step + 1, state.key), metrics
+        return updated(state, base, batch, gradients, tx, learning_rate)
 
     return jax.jit(step, donate_argnums=0)
+
+
+def updated(
+    state: State,
+    base: Base,
+    batch: Any,
+    gradients: Gradients,
+    tx: optax.GradientTransformation,
+    learning_rate: Schedule | None = None,
+) -> tuple[State, Metrics]:
+    """One update, as `make_step` compiles it, for use inside another program.
+
+    Args:
+      state, base, batch, tx, learning_rate: as for `make_step` and its result.
+      gradients: of `lorax.train.gradients.value_and_grad`.
+    """
+    key = jax.random.fold_in(state.key, state.step)
+    (value, own), grads = gradients(state.delta, base, batch, key)
+    updates, opt_state = tx.update(grads, state.opt_state, state.delta)
+    norms = {"l2_grads": grads, "l2_updates": updates, "l2_params": state.delta}
+    metrics = dict(own) | {"loss": value}
+    metrics |= {name: optax.tree.norm(tree) for name, tree in norms.items()}
+    if learning_rate is not None:
+        metrics["learning_rate"] = jnp.asarray(learning_rate(state.step), jnp.float32)
+    delta = optax.apply_updates(state.delta, updates)
+    return State(delta, opt_state, state.step + 1, state.key), metrics
