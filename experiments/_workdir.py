@@ -74,8 +74,8 @@ def entered(call: Call, *, resume: bool = False) -> Iterator[bool]:
 def finish(workdir: pathlib.Path, report: str | None = None) -> None:
     """Writes report.md, if it is given, then DONE."""
     if report is not None:
-        _write(workdir / "report.md", report)
-    _write(workdir / "DONE", time.strftime("%Y-%m-%d %H:%M:%S\n"))
+        write(workdir / "report.md", report)
+    write(workdir / "DONE", time.strftime("%Y-%m-%d %H:%M:%S\n"))
 
 
 def show(workdir: pathlib.Path) -> None:
@@ -239,10 +239,10 @@ def _set_aside(workdir: pathlib.Path) -> None:
 
 
 def _write_json(file: pathlib.Path, value: Any) -> None:
-    _write(file, json.dumps(value, indent=2, default=str) + "\n")
+    write(file, json.dumps(value, indent=2, default=str) + "\n")
 
 
-def _write(file: pathlib.Path, text: str) -> None:
+def write(file: pathlib.Path, text: str) -> None:
     """Whole or not at all: a process may be killed at any moment."""
     partial = file.with_name(f".{file.name}.partial")
     partial.write_text(text, "utf-8")

@@ -1,0 +1,135 @@
+"""Can every unit be run, and how much would it train? Found from shapes, before anything is done.
+
+Data and model are read once for all units that share them; of each adapter only shapes are made.
+"""
+
+import json
+import pathlib
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import lorax
+from experiments import _workdir
+from experiments._report.words import short
+from experiments._sweep.rows import folder
+from experiments._sweep.units import Unit
+from experiments._train import method, preview, setting
+from lorax.core.errors import LoraxError
+
+_OF_A_UNIT = ("adapter", "also_train", "adapter_from", "optimizer", "seed")
+"""Parts of a config that neither data nor model depend on."""
+
+
+class Subject(NamedTuple):
+    """What adapters are fitted to: the program, an example of its input, shapes, updates."""
+
+    fn: Callable[..., Any]
+    example: Any
+    base: Any
+    steps: int | None
+
+
+def ready(config: Any) -> Subject:
+    """Of a config that is to be run: all is read and checked.
+
+    Raises:
+      LoraxError: whatever of it cannot be.
+    """
+    found = setting.make_setting(config)
+    if found.pretrains:
+        _ = found.before
+    return Subject(found.fn, found.example, found.subject.base, found.steps)
+
+
+def planned(config: Any) -> Subject:
+    """Of a config that is only looked at: nothing is fetched.
+
+    Raises:
+      LoraxError: whatever of it cannot be.
+    """
+    found = preview.plan(config, {})
+    return Subject(found.fn, found.args[0], found.base, found.steps)
+
+
+def trainable(
+    units: Sequence[Unit], read: Callable[[Any], Subject], say: Callable[[str], None]
+) -> dict[str, int]:
+    """{unit: how many numbers it trains}.
+
+    Args:
+      units: of a sweep.
+      read: `ready` or `planned`.
+      say: is told, once, what `lorax` warns of.
+
+    Raises:
+      LoraxError: a unit that cannot be run, by its name.
+    """
+    subjects: dict[str, Subject] = {}
+    sizes: dict[str, int] = {}
+    found: dict[str, int] = {}
+    told: set[str] = set()
+    for unit in units:
+        try:
+            setting.check(unit.config)
+            whole = unit.config.to_dict()
+            shared = _text({n: part for n, part in whole.items() if n not in _OF_A_UNIT})
+            if shared not in subjects:
+                subjects[shared] = read(unit.config)
+            subject = subjects[shared]
+            method.make_optimizer(unit.config.optimizer, subject.steps or 10**9)
+            own = _text([shared, whole["adapter"], whole["also_train"]])
+            if own not in sizes:
+                with warnings.catch_warnings(record=True) as caught:
+                    warnings.simplefilter("always")
+                    sizes[own] = _size(unit.config, subject)
+                told |= {str(w.message) for w in caught} - told
+        except LoraxError as error:
+            raise LoraxError(f"unit '{unit.name}': {error}") from None
+        found[unit.name] = sizes[own]
+    for message in sorted(told):
+        say(f"Note: {short(message, 200)}")
+    return found
+
+
+def same_as_before(workdir: pathlib.Path, units: Sequence[Unit]) -> None:
+    """Compares the units with those of the same names that were begun before.
+
+    Raises:
+      LoraxError: one has another config.
+    """
+    for unit in units:
+        file = folder(workdir, unit.name) / "config.json"
+        try:
+            there = json.loads(file.read_text("utf-8"))
+        except OSError:
+            continue
+        except ValueError:
+            raise LoraxError(f"'{file}' is not JSON: remove the folder of this unit") from None
+        if changed := _workdir.differences(there, _workdir.plain(unit.config)):
+            raise LoraxError(
+                f"'{file.parent}' holds a unit of another config ({'; '.join(changed)}): choose "
+                "another --workdir, or remove that folder"
+            )
+
+
+def _size(config: Any, subject: Subject) -> int:
+    """Numbers in the delta, by shapes; that it fits the model is found on the way."""
+    adapter = method.make_adapter(config)
+    apply = lorax.adapt(subject.fn, adapter, on_fallback="allow")
+    example = np.zeros(subject.example.shape, subject.example.dtype)
+    try:
+        delta = jax.eval_shape(
+            lambda base: apply.init(jax.random.key(0), base, jnp.asarray(example)), subject.base
+        )
+    except LoraxError as error:
+        raise LoraxError(f"config.adapter: {error}") from None
+    return sum(leaf.size for leaf in jax.tree.leaves(delta))
+
+
+def _text(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, default=str)

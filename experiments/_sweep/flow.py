@@ -1,0 +1,226 @@
+"""What happens in a sweep? Units, their training, rows, reduction, report, in this order."""
+
+import json
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from configs._sweeps import BestOf
+from experiments import _workdir
+from experiments._cli import Call, Ended, UsageError
+from experiments._report.page import require
+from experiments._sweep import check, preview, report, tables
+from experiments._sweep.points import read_sweep
+from experiments._sweep.reduce import compared, reduce
+from experiments._sweep.rows import ROWS, left, read_rows, row, write_rows
+from experiments._sweep.units import Unit, axes_of, make_units, reduction_of
+from experiments._table import markdown
+from experiments.figures import curves
+from lorax.core.errors import LoraxError
+from lorax.io.json_file import read_json
+from lorax.train.stop import Stop, Stopped, catch
+
+SWEEP = "sweep.json"
+
+
+class Asked(NamedTuple):
+    """What the flags of the verb say.
+
+    Attributes:
+      sweep: names of sweeps with commas; empty for the page's own.
+      best_of: names of axes with commas, empty for none; None for what the page says.
+      pack: units of a program; 0 chooses.
+      memory: GiB that a program may take; 0 for what is there.
+      launcher: local, slurm or ray; empty trains here.
+      workers: processes at a time; 0 leaves it to the launcher.
+      options: of the launcher.
+      search: (axis, lowest, highest) of a search in place of a grid; None for none.
+      trials: of the search, a point of the sweep.
+      only: a file with a JSON list of the units to train; empty for all.
+      dry_run: whether to show what would be done.
+    """
+
+    sweep: str = ""
+    best_of: str | None = None
+    pack: int = 0
+    memory: float = 0.0
+    launcher: str = ""
+    workers: int = 0
+    options: Mapping[str, str] = {}
+    search: tuple[str, float, float] | None = None
+    trials: int = 0
+    only: str = ""
+    dry_run: bool = False
+
+
+def tell(call: Call, asked: Asked, argv: Sequence[str]) -> None:
+    """Runs the sweep in `call.workdir`, or goes on with what is there.
+
+    Args:
+      call: of the command line.
+      asked: of its own flags.
+      argv: the arguments of a worker: page, workdir, overrides, sweep.
+
+    Raises:
+      LoraxError: a user's mistake, a disk that refuses, or all units failed; what is saved stays.
+      Ended: a signal came; what was done is saved.
+    """
+    sweep = read_sweep(call.config_name, call.config, asked.sweep)
+    units = make_units(call.config, sweep.points, call.overrides)
+    best_of = reduction_of(units, sweep.reduction, asked.best_of)
+    if asked.dry_run:
+        return preview.show(call.workdir, units, best_of)
+    if call.config.get("plan_only"):
+        raise LoraxError(f"'{call.config_name}' is a plan, too large to be run: add --dry_run")
+    try:
+        with catch() as stop:
+            if asked.only:
+                return _train(_named(call.workdir, units, asked.only), call, asked, stop)
+            _sweep(call, asked, units, best_of, argv, stop)
+    except Stopped as reason:
+        raise Ended(
+            f"{reason}: run the same command again to go on from what is in {call.workdir}",
+            128 + reason.signum,
+        ) from None
+
+
+def _sweep(
+    call: Call,
+    asked: Asked,
+    units: Sequence[Unit],
+    best_of: BestOf | None,
+    argv: Sequence[str],
+    stop: Stop,
+) -> None:
+    """All of it, in a workdir that is held; one that is complete is only told again."""
+    record = _record(asked, units, best_of)
+    if _complete(call, record, units):
+        print(f"This sweep was finished before, in {call.workdir}; nothing is done again.")
+        return _tell_result(call, best_of)
+    compared([], best_of.by if best_of else "", {})
+    curves.require()
+    require()
+    if asked.launcher:
+        from experiments._sweep import launch
+
+        launch.check(asked.launcher, asked.options)
+    check.same_as_before(call.workdir, units)
+    todo = left(call.workdir, units)
+    check.trainable(todo, check.ready, print)
+    _reopen(call)
+    with _workdir.entered(call, resume=True):
+        _workdir.write(call.workdir / SWEEP, json.dumps(record, indent=1) + "\n")
+        print(f"{len(units)} units, {len(units) - len(todo)} of them finished before.")
+        if asked.launcher:
+            _launch(call, asked, todo, argv, stop)
+        elif todo:
+            _train(todo, call, asked, stop)
+        stop.where = "before the report"
+        _report(call, units, best_of)
+        if rest := left(call.workdir, units):
+            raise LoraxError(
+                f"{len(rest)} of {len(units)} units have not ended, the first '{rest[0].name}': "
+                "run the same command again"
+            )
+        _workdir.finish(call.workdir)
+    _tell_result(call, best_of)
+
+
+def _record(asked: Asked, units: Sequence[Unit], best_of: BestOf | None) -> dict[str, Any]:
+    """What sweep.json says."""
+    return {
+        "sweep": [name.strip() for name in asked.sweep.split(",") if name.strip()],
+        "axes": list(axes_of(units)),
+        "best_of": list(best_of.axes) if best_of else [],
+        "by": best_of.by if best_of else "",
+        "units": {unit.name: dict(unit.overrides) for unit in units},
+    }
+
+
+def _complete(call: Call, record: Mapping[str, Any], units: Sequence[Unit]) -> bool:
+    """Whether this very sweep was finished here.
+
+    Raises:
+      LoraxError: the workdir holds something else, or a sweep of another config.
+    """
+    if not _workdir.finished(call) or left(call.workdir, units):
+        return False
+    try:
+        there = read_json(call.workdir / SWEEP)
+    except LoraxError:
+        return False
+    return there == json.loads(json.dumps(record))
+
+
+def _reopen(call: Call) -> None:
+    """Takes DONE from a sweep that has gained units, or is to be reduced otherwise."""
+    if _workdir.finished(call):
+        with _workdir.entered(call, resume=True):
+            (call.workdir / "DONE").unlink(missing_ok=True)
+
+
+def _named(workdir: pathlib.Path, units: Sequence[Unit], file: str) -> list[Unit]:
+    """The units that a launcher gave to this process.
+
+    Raises:
+      UsageError: the file is no list of names of this sweep's units, or there is no sweep.
+    """
+    if not (workdir / SWEEP).is_file():
+        raise UsageError(
+            f"--only is for the workers of a launcher: no sweep has begun in {workdir}"
+        )
+    try:
+        names = json.loads(pathlib.Path(file).read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise UsageError(
+            f"--only={file}: expected a JSON list of names of units ({error})"
+        ) from None
+    known = {unit.name: unit for unit in units}
+    if not isinstance(names, list) or not all(name in known for name in names):
+        other = next((n for n in names if n not in known), names) if names else names
+        raise UsageError(f"--only={file}: {other!r} is no unit of this sweep")
+    return [known[name] for name in names]
+
+
+def _train(units: Sequence[Unit], call: Call, asked: Asked, stop: Stop) -> None:
+    from experiments._sweep.program import run_units
+
+    run_units(units, call.workdir, stop, pack=asked.pack, memory=asked.memory, say=print)
+
+
+def _launch(
+    call: Call, asked: Asked, units: Sequence[Unit], argv: Sequence[str], stop: Stop
+) -> None:
+    from experiments._sweep import launch
+    from experiments._sweep.program import programs
+
+    launch.launch(
+        asked.launcher, launch.split(programs(units), asked.workers), argv, call.workdir,
+        workers=asked.workers, options=asked.options, say=print, stop=stop,
+    )  # fmt: skip
+
+
+def _report(call: Call, units: Sequence[Unit], best_of: BestOf | None) -> None:
+    """rows.jsonl, report.md, report.html, plots/."""
+    rows = [row(call.workdir, unit) for unit in units]
+    write_rows(call.workdir, rows)
+    reduced = reduce(rows, best_of, call.config.checkpoint.to_dict())
+    env = read_json(call.workdir / "env.json")
+    config = _workdir.plain(call.config)
+    report.write(call.workdir, call.config_name, config, rows, reduced, env)
+
+
+def _tell_result(call: Call, best_of: BestOf | None) -> None:
+    """The best of each group, the failures, and where the report is.
+
+    Raises:
+      LoraxError: all units failed.
+    """
+    rows = read_rows(call.workdir / ROWS)
+    reduced = reduce(rows, best_of, call.config.checkpoint.to_dict())
+    print(f"\n{markdown(tables.best(reduced, rows, _workdir.plain(call.config)))}\n")
+    for line in (failed := tables.failures(rows)):
+        print(f"Failed: {line}")
+    print(f"Done: {call.workdir / 'report.md'}, report.html, {ROWS}")
+    if len(failed) == len(rows):
+        raise LoraxError(f"all {len(rows)} units failed, the first {failed[0]}")

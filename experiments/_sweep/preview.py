@@ -1,0 +1,40 @@
+"""What would a sweep do? `--dry_run`: units, programs, parameters, and what is done already."""
+
+import pathlib
+from collections.abc import Sequence
+
+from configs._sweeps import BestOf
+from experiments._sweep import check
+from experiments._sweep.rows import DONE, FAILED, state
+from experiments._sweep.units import Unit, axes_of
+from experiments._table import markdown
+
+
+def show(workdir: pathlib.Path, units: Sequence[Unit], best_of: BestOf | None) -> None:
+    """Prints it; nothing is written, fetched or trained.
+
+    Raises:
+      LoraxError: a unit that cannot be run.
+    """
+    from experiments._sweep.program import programs
+
+    sizes = check.trainable(units, check.planned, print)
+    packed = programs(units)
+    states = {unit.name: state(workdir, unit.name) for unit in units}
+    over = " × ".join(f"{len(values)} {name}" for name, values in axes_of(units).items())
+    ended = sum(found in (DONE, FAILED) for found in states.values())
+    table = [["unit", "program", "trainable", "state"]]
+    for number, program in enumerate(packed, 1):
+        for unit in program:
+            name = unit.name
+            table.append([name, str(number), f"{sizes[name]:,}", states[name]])
+    print(markdown(table))
+    print(f"\nSweep: {over}: {_count(len(units), 'unit')} in {_count(len(packed), 'program')}.")
+    if best_of:
+        print(f"Chosen on validation: the best of {' and '.join(best_of.axes)}.")
+    if ended:
+        print(f"Ended before, and left as they are: {ended}.")
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
