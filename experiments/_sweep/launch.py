@@ -197,7 +197,8 @@ def launch(
     with _module(name).opened(folder / "tasks", workers, options) as launcher:
         width = min(launcher.width, len(todo))
         left = sum(len(task.left()) for task in todo)
-        say(f"{left} units in {len(todo)} tasks, {width} at a time; logs: {folder / 'tasks'}")
+        some = f", {width} at a time" if width < len(todo) else ""
+        say(f"{left} units in {len(todo)} tasks{some}; logs: {folder / 'tasks'}")
         with stop.deferred():
             _Crew(launcher, todo, say).work(stop)
 

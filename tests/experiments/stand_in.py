@@ -2,8 +2,9 @@
 
     python stand_in.py FOLDER STEP_SECONDS [WAYS] --only=FILE
 
-WAYS are words, each told once to the units that they name: `kill:UNIT` (SIGKILL in its second
-step), `die:UNIT` (the same, always), `mistake:UNIT`, `bug:UNIT`, `nan:UNIT`.
+WAYS are words that say what goes wrong: once `kill:UNIT` (SIGKILL in its second step) and
+`orphan:UNIT` (the same to the process that started it); always `mistake:UNIT`, `bug:UNIT` and
+`nan:UNIT`.
 """
 
 import json
@@ -36,9 +37,10 @@ def train(workdir, pause, way, asked):
     for step in range(1 + max(saved, default=0), 4):
         time.sleep(pause)
         once = workdir / "once"
-        if way == "die" or (way == "kill" and step == 2 and not once.exists()):
+        if way in ("kill", "orphan") and step == 2 and not once.exists():
             once.touch()
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid() if way == "kill" else os.getppid(), signal.SIGKILL)
+            time.sleep(0.5)
         if way == "mistake":
             print("error: no data at 'x': check the path", file=sys.stderr)
             sys.exit(1)

@@ -246,14 +246,15 @@ CLUSTERS = [("slurm", "submitit", {"cluster": "local"}), ("ray", "ray", {})]
 @pytest.mark.parametrize("name, library, options", CLUSTERS)
 def test_two_workers_of_a_cluster_one_of_them_killed(tmp_path, name, library, options):
     pytest.importorskip(library)
-    ways = ("kill:b", "nan:d", "mistake:e")
+    ways = ("kill:b", "orphan:c", "nan:d", "mistake:e")
     with pytest.raises(LoraxError, match="1 units are left, of task 002: no data at 'x'"):
         launched(
             tmp_path, [["a", "b"], ["c", "d"], ["e"]], *ways, name=name, workers=2, step=0.05,
             options=options,
         )  # fmt: skip
     assert results(tmp_path) == {"a": "DONE", "b": "DONE", "c": "DONE", "d": "FAILED"}
-    assert [starts(tmp_path, unit) for unit in "abcde"] == [1, 2, 1, 1, 1]
+    assert [starts(tmp_path, unit) for unit in "abcde"] == [1, 2, 2, 1, 1]
+    assert "stopped\n" in (tmp_path / "tasks" / "001.log").read_text()
 
 
 @pytest.mark.runs
