@@ -50,7 +50,7 @@ def intruders(
     epsilon: float = 0.5,
     roles: Mapping[str, Roles] | None = None,
 ) -> dict[str, Intruders]:
-    """The intruder dimensions of every adapted matrix, factors or trained whole, by path.
+    """The intruder dimensions of every adapted matrix, by path.
 
     W0 + ΔW is formed in float32 at least, one leaf at a time; two singular value decompositions a
     matrix, one matrix at a time.
@@ -59,7 +59,7 @@ def intruders(
       adapter, base, delta: as for `adapter.merge`.
       k: how many directions of the tuned matrix are looked at; all of a smaller one.
       epsilon: in (0, 1].
-      roles: as for `lorax.analysis.updates.changes`.
+      roles: of leaves that are trained whole, see `lorax.analysis.updates.changes`.
 
     Raises:
       LoraxError: a number out of its range, or as `changes`.

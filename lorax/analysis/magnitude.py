@@ -54,7 +54,7 @@ def magnitude_direction(
 
     Args:
       adapter, base, delta: as for `adapter.merge`.
-      roles: as for `lorax.analysis.updates.changes`.
+      roles: of leaves that are trained whole, see `lorax.analysis.updates.changes`.
 
     Raises:
       LoraxError: as `changes`.

@@ -42,26 +42,26 @@ def changes(
     """(path, W0, ΔW) of every adapted leaf, one at a time; both (n, fan-in, fan-out).
 
     n matrices are stacked (1 if none). In float32 at least, whatever the base is stored in, and
-    before any rounding of a merge. Leaves that are no matrices, biases and norms, are passed over.
+    before any rounding of a merge.
 
     Args:
       adapter, base, delta: as for `adapter.merge`.
-      roles: of leaves that are trained whole, as `lorax.roles` returns them; without it one with
-        two axes is (in, out). Those with factors carry theirs.
+      roles: of leaves that are trained whole, as `lorax.roles` returns them. Those with factors
+        carry theirs; a whole leaf that is not in `roles`, or is no matrix there, is passed over:
+        two axes may be a matrix as well as the biases of a stack of layers.
 
     Raises:
-      LoraxError: as `adapter.merge`; no adapted leaf is a matrix; or one has more than two axes and
-        nothing says which are which.
+      LoraxError: as `adapter.merge`; or no leaf is left.
     """
     check_adapter(adapter)
     stored = paths.flatten(unprepared(base)[0])
     leaves = adapter.leaves(base, delta)
-    known = {path: _roles_of(path, leaf, roles) for path, leaf in leaves.items()}
+    known = {path: _roles_of(path, leaf, roles or {}) for path, leaf in leaves.items()}
     matrix = {path: found for path, found in known.items() if found is not None}
     if not matrix:
         raise LoraxError(
-            f"{type(adapter).__name__} adapts no matrix, only {len(leaves)} vectors: expected a "
-            "LoRA, or a Full with kernels among its leaves"
+            f"no matrix among the {len(leaves)} leaves of {type(adapter).__name__}: expected "
+            "leaves with factors, or kernels trained whole and roles=lorax.roles(fn, base, *args)"
         )
     for path, found in matrix.items():
         w, leaf = as_matrices(stored[path], found), leaves[path]
@@ -104,19 +104,12 @@ def _members(adapter: Adapter, delta: Delta) -> Iterator[tuple[LoRA, dict[str, F
         yield adapter, dict(delta)
 
 
-def _roles_of(path: str, leaf: Any, roles: Mapping[str, Roles] | None) -> Roles | None:
+def _roles_of(path: str, leaf: Any, roles: Mapping[str, Roles]) -> Roles | None:
     """How the axes of `leaf` lie, or None if it is no matrix."""
     if isinstance(leaf, LowRank):
         return leaf.factors.roles
-    known = (roles or {}).get(path)
-    if known is not None:
-        if not known.inputs or not known.outputs:
-            return None
-        known.check(path, leaf.shape)
-        return known
-    if leaf.ndim > 2:
-        raise LoraxError(
-            f"'{path}' was trained whole, has {leaf.ndim} axes, and nothing says which are input "
-            "and output: pass roles=lorax.roles(fn, base, *example)"
-        )
-    return Roles((), (0,), (1,)) if leaf.ndim == 2 else None
+    known = roles.get(path)
+    if known is None or not known.inputs or not known.outputs:
+        return None
+    known.check(path, leaf.shape)
+    return known

@@ -42,7 +42,7 @@ def test_one_spike_above_the_kth_value_is_one_intruder():
     assert found["w"].likeness.shape == (1, 10) and found["w"].likeness[0, 0] < 0.1
     np.testing.assert_allclose(found["w"].likeness[0, 1:], 1.0, atol=1e-4)
     whole = {"w": w + delta["w"].A @ delta["w"].B}
-    assert total(intruders(lorax.Full(), {"w": w}, whole)) == 1
+    assert total(intruders(lorax.Full(), {"w": w}, whole, roles={"w": MATRIX})) == 1
 
 
 def test_a_spike_below_the_kth_value_is_not_looked_at():
@@ -63,7 +63,7 @@ def test_small_noise_of_full_rank_is_none():
     w, *_ = weights()
     noise = jax.random.normal(jax.random.key(0), w.shape)
     noise *= 0.01 * jnp.linalg.norm(w) / jnp.linalg.norm(noise)
-    found = intruders(lorax.Full(), {"w": w}, {"w": w + noise})
+    found = intruders(lorax.Full(), {"w": w}, {"w": w + noise}, roles={"w": MATRIX})
     assert total(found) == 0 and np.all(found["w"].likeness > 0.9)
 
 
@@ -82,7 +82,9 @@ def test_stacked_leaves_and_chains():
     stacked = lorax.Factors(delta["w"].A * sizes, jnp.stack([delta["w"].B] * 3),
                             lorax.Roles((0,), (1,), (2,)))  # fmt: skip
     adapter = lorax.Chain(lorax.LoRA(1, 1.0, where=("w",)), lorax.Full(("head",)))
-    found = intruders(adapter, base, ({"w": stacked}, {"head": base["head"]}))
+    found = intruders(
+        adapter, base, ({"w": stacked}, {"head": base["head"]}), roles={"head": MATRIX}
+    )
     assert list(found["w"].count) == [1, 0, 1] and total(found) == 2
     assert found["head"].likeness.shape == (1, 6)
 
@@ -95,7 +97,7 @@ def test_bad_input():
     for epsilon in (0.0, 1.5, float("nan")):
         with pytest.raises(lorax.LoraxError, match="epsilon is .*: expected a cosine"):
             intruders(adapter, {"w": w}, delta, epsilon=epsilon)
-    with pytest.raises(lorax.LoraxError, match="adapts no matrix"):
+    with pytest.raises(lorax.LoraxError, match="no matrix among the 1 leaves of Full"):
         intruders(lorax.Full(), {"b": w[0]}, {"b": w[0]})
 
 

@@ -11,13 +11,14 @@ import lorax
 from lorax.analysis.magnitude import magnitude_direction
 from tests.analysis.imported import from_peft
 
+MATRIX = lorax.Roles((), (0,), (1,))
 W = np.random.default_rng(0).normal(size=(8, 5)).astype(np.float32)
 
 
 def changed(after, before=W):
     """The decomposition of a whole leaf that went from one value to another."""
     base, delta = {"w": jnp.asarray(before)}, {"w": jnp.asarray(after)}
-    return magnitude_direction(lorax.Full(), base, delta)["w"]
+    return magnitude_direction(lorax.Full(), base, delta, roles={"w": MATRIX})["w"]
 
 
 def test_scaled_outputs_change_in_magnitude_alone():
@@ -54,7 +55,7 @@ def test_against_float64(seed, size):
     rng = np.random.default_rng(seed)
     a, b = (rng.normal(size=s).astype(np.float32) for s in ((8, 2), (2, 5)))
     adapter = lorax.LoRA(2, 2.0, where=("w",))
-    delta = {"w": lorax.Factors(jnp.asarray(size * a), jnp.asarray(b), lorax.Roles((), (0,), (1,)))}
+    delta = {"w": lorax.Factors(jnp.asarray(size * a), jnp.asarray(b), MATRIX)}
     found = magnitude_direction(adapter, {"w": jnp.asarray(W)}, delta)["w"]
     before = np.float64(W)
     after = before + np.float64(np.float32(size) * a) @ np.float64(b)
@@ -99,9 +100,9 @@ def test_stacked_leaves_and_the_axes_of_the_input():
 
 
 def test_bad_input():
-    with pytest.raises(lorax.LoraxError, match="adapts no matrix, only 1 vectors"):
+    with pytest.raises(lorax.LoraxError, match="no matrix among the 1 leaves of Full"):
         magnitude_direction(lorax.Full(), {"b": jnp.ones(3)}, {"b": jnp.ones(3)})
-    with pytest.raises(lorax.LoraxError, match="'w' was trained whole, has 3 axes"):
+    with pytest.raises(lorax.LoraxError, match="roles of 'w' are .* each of its 3 axes"):
         changed(np.ones((2, 3, 4), np.float32), np.ones((2, 3, 4), np.float32))
 
 

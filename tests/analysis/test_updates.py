@@ -35,29 +35,28 @@ def test_a_16_bit_base_is_read_in_32_bits_and_nothing_is_rounded_to_16():
     base = {"w": jnp.ones((4, 4), jnp.bfloat16)}
     for adapter in (lorax.LoRA(rank=2, where=("w",)), lorax.Full()):
         delta = jax.tree.map(lambda x: x + 1e-4, adapter.init(jax.random.key(0), base))
-        ((_, w, change),) = changes(adapter, base, delta)
+        ((_, w, change),) = changes(adapter, base, delta, {"w": MATRIX})
         assert w.dtype == change.dtype == jnp.float32
         assert 0 < float(jnp.abs(change).max()) < 2**-9  # lost in bfloat16, where 1 + 2^-9 is 1
 
 
-def test_whole_leaves_need_roles_beyond_two_axes():
-    base = {"bias": jnp.ones(4), "layers": jnp.ones((3, 4, 4)), "w": jnp.ones((2, 4))}
-    delta = lorax.Full().init(jax.random.key(0), base)
-    with pytest.raises(lorax.LoraxError, match=r"'layers'.* 3 axes.*pass roles=lorax.roles"):
-        list(changes(lorax.Full(), base, delta))
-    roles = {
-        "bias": lorax.Roles((), (), (0,), "other"),
-        "layers": lorax.Roles((0,), (1,), (2,)),
-        "w": MATRIX,
-    }
-    found = {path: w.shape for path, w, _ in changes(lorax.Full(), base, delta, roles)}
-    assert found == {"layers": (3, 4, 4), "w": (1, 2, 4)}
+def test_whole_leaves_are_matrices_where_roles_say_so():
+    base = {"bias": jnp.ones((2, 4)), "layers": jnp.ones((3, 4, 4)), "w": jnp.ones((2, 4))}
+    adapter = lorax.Full()
+    delta = adapter.init(jax.random.key(0), base)
+    roles = {"bias": lorax.Roles((0,), (), (1,), "other"), "layers": lorax.Roles((0,), (1,), (2,))}
+    found = {path: w.shape for path, w, _ in changes(adapter, base, delta, roles)}
+    assert found == {"layers": (3, 4, 4)}
+    with pytest.raises(lorax.LoraxError, match="no matrix among the 3 leaves of Full: .* roles="):
+        list(changes(adapter, base, delta))
+    with pytest.raises(lorax.LoraxError, match="roles of 'w' are .*: expected each of its 2 axes"):
+        list(changes(adapter, base, delta, {"w": STACKED}))
 
 
-def test_vectors_alone_are_no_matrices():
-    base = {"bias": jnp.ones(4)}
-    with pytest.raises(lorax.LoraxError, match="BitFit adapts no matrix, only 1 vectors: expected"):
-        list(changes(lorax.BitFit(), base, lorax.BitFit().init(jax.random.key(0), base)))
+def test_the_biases_of_a_stack_are_no_matrix():
+    adapter, base, delta = from_peft("gpt2_bias_all", scan=True)
+    assert isinstance(adapter, lorax.Chain)
+    assert all(path.endswith("kernel") for path, *_ in changes(adapter, base, delta))
 
 
 def test_members_of_nested_chains():
