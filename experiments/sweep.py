@@ -3,6 +3,7 @@
     python -m experiments.sweep --config=configs/rank_sweep.py --workdir=runs/ranks
     python -m experiments.sweep --config=configs/quickstart.py --workdir=runs/q --sweep=rank,lr,seed
     ... --dry_run                                       # units, programs and parameters; no more
+    ... --search=lr:1e-4:1e-1 --trials=8                # by optuna, in place of a grid of rates
     ... --launcher=slurm --workers=8 --launcher_options=partition=gpu,timeout_min=60
 
 Units are a page's sweep(), or the product of the sweeps that --sweep names: sweep_NAME() of the
@@ -32,6 +33,8 @@ FLAGS = (
     _cli.Flag("launcher", "", "local, slurm or ray: processes that share the units"),
     _cli.Flag("workers", "", "of a launcher: processes at a time"),
     _cli.Flag("launcher_options", "", "of a launcher: name=value,..."),
+    _cli.Flag("search", "", "lr:LOW:HIGH: rates are searched for by optuna, in place of a grid"),
+    _cli.Flag("trials", "", "of a search: rates that are tried, a point"),
     _cli.Flag("only", "", "a JSON list of units to train: for the workers of a launcher"),
     _cli.Flag("dry_run", False, "show units, programs and parameters; do nothing"),
 )
@@ -45,8 +48,9 @@ def verb(call: _cli.Call, argv: Sequence[str]) -> None:
     for name in LAUNCHERS_OWN[1:]:
         if flags[name] and not flags["launcher"]:
             raise _cli.UsageError(f"--{name} is of a launcher: add --launcher=local, slurm or ray")
-    if flags["only"] and flags["launcher"]:
-        raise _cli.UsageError("--only is for the workers of a launcher: leave --launcher out")
+    for name in ("only", "search"):
+        if flags[name] and flags["launcher"]:
+            raise _cli.UsageError(f"--{name} trains in this process: leave --launcher out")
     pack, workers = (_number(n, flags[n], whole=True) for n in ("pack", "workers"))
     memory = _number("memory", flags["memory"])
     from experiments._sweep import flow
@@ -59,6 +63,8 @@ def verb(call: _cli.Call, argv: Sequence[str]) -> None:
         launcher=flags["launcher"],
         workers=int(workers),
         options=_options(flags["launcher_options"]),
+        search=_search(flags),
+        trials=int(_number("trials", flags["trials"], whole=True)),
         only=flags["only"],
         dry_run=bool(call.flags["dry_run"]),
     )
@@ -92,6 +98,22 @@ def _number(name: str, text: str, *, whole: bool = False) -> float:
         kind = "a positive integer, 8 say" if whole else "a positive number, 1.5 say"
         raise _cli.UsageError(f"--{name}={text}: expected {kind}")
     return value
+
+
+def _search(flags: Mapping[str, str]) -> tuple[float, float] | None:
+    """The lowest and the highest rate of --search; None where there is none."""
+    if not flags["search"]:
+        if flags["trials"]:
+            raise _cli.UsageError("--trials is of a search: add --search=lr:1e-4:1e-1")
+        return None
+    axis, *bounds = flags["search"].split(":")
+    if axis not in ("lr", "optimizer.learning_rate") or len(bounds) != 2 or not flags["trials"]:
+        raise _cli.UsageError(
+            f"--search={flags['search']}: expected lr:LOW:HIGH, lr:1e-4:1e-1 say, and --trials=N"
+        )
+    if flags["best_of"] != PAGE:
+        raise _cli.UsageError("--search chooses the rate: leave --best_of out")
+    return (_number("search", bounds[0]), _number("search", bounds[1]))
 
 
 def _options(text: str) -> Mapping[str, str]:

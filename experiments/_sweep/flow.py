@@ -10,9 +10,11 @@ from experiments import _workdir
 from experiments._cli import Call, Ended, UsageError
 from experiments._report.page import require
 from experiments._sweep import check, preview, report, tables
-from experiments._sweep.points import read_sweep
+from experiments._sweep.points import Sweep, read_sweep
 from experiments._sweep.reduce import compared, reduce
-from experiments._sweep.rows import ROWS, left, read_rows, row, write_rows
+from experiments._sweep.rows import DONE, FAILED, ROWS, left, read_rows, row, state, write_rows
+from experiments._sweep.search import check as check_search
+from experiments._sweep.trials import RATE, Search
 from experiments._sweep.units import Unit, axes_of, make_units, reduction_of
 from experiments._table import markdown
 from experiments.figures import curves
@@ -34,7 +36,7 @@ class Asked(NamedTuple):
       launcher: local, slurm or ray; empty trains here.
       workers: processes at a time; 0 leaves it to the launcher.
       options: of the launcher.
-      search: (axis, lowest, highest) of a search in place of a grid; None for none.
+      search: (lowest, highest) of a search for the rate in place of a grid; None for none.
       trials: of the search, a point of the sweep.
       only: a file with a JSON list of the units to train; empty for all.
       dry_run: whether to show what would be done.
@@ -47,10 +49,24 @@ class Asked(NamedTuple):
     launcher: str = ""
     workers: int = 0
     options: Mapping[str, str] = {}
-    search: tuple[str, float, float] | None = None
+    search: tuple[float, float] | None = None
     trials: int = 0
     only: str = ""
     dry_run: bool = False
+
+
+class Planned(NamedTuple):
+    """A sweep, made of a page and flags.
+
+    Attributes:
+      units: of it; with a search, every point at one rate.
+      best_of: what is chosen among them.
+      search: of the rate; None for a grid.
+    """
+
+    units: Sequence[Unit]
+    best_of: BestOf | None
+    search: Search | None
 
 
 def tell(call: Call, asked: Asked, argv: Sequence[str]) -> None:
@@ -65,18 +81,23 @@ def tell(call: Call, asked: Asked, argv: Sequence[str]) -> None:
       LoraxError: a user's mistake, a disk that refuses, or all units failed; what is saved stays.
       Ended: a signal came; what was done is saved.
     """
-    sweep = read_sweep(call.config_name, call.config, asked.sweep)
-    units = make_units(call.config, sweep.points, call.overrides)
+    sweep = read_sweep(call.config_name, call.config, asked.sweep, alone=asked.search is not None)
+    search = _search(call, asked, sweep)
+    units = search.units() if search else make_units(call.config, sweep.points, call.overrides)
     best_of = reduction_of(units, sweep.reduction, asked.best_of)
+    if search:
+        best_of = BestOf((RATE,), search.by)
+    compared([], best_of.by if best_of else "", {})
     if asked.dry_run:
-        return preview.show(call.workdir, units, best_of)
+        return preview.show(call.workdir, units, best_of, asked.trials)
     if call.config.get("plan_only"):
         raise LoraxError(f"'{call.config_name}' is a plan, too large to be run: add --dry_run")
     try:
         with catch() as stop:
             if asked.only:
-                return _train(_named(call.workdir, units, asked.only), call, asked, stop)
-            _sweep(call, asked, units, best_of, argv, stop)
+                mine = left(call.workdir, _named(call.workdir, units, asked.only))
+                return _train(mine, call, asked, stop)
+            _sweep(call, asked, Planned(units, best_of, search), argv, stop)
     except Stopped as reason:
         raise Ended(
             f"{reason}: run the same command again to go on from what is in {call.workdir}",
@@ -84,37 +105,25 @@ def tell(call: Call, asked: Asked, argv: Sequence[str]) -> None:
         ) from None
 
 
-def _sweep(
-    call: Call,
-    asked: Asked,
-    units: Sequence[Unit],
-    best_of: BestOf | None,
-    argv: Sequence[str],
-    stop: Stop,
-) -> None:
+def _sweep(call: Call, asked: Asked, planned: Planned, argv: Sequence[str], stop: Stop) -> None:
     """All of it, in a workdir that is held; one that is complete is only told again."""
+    units, best_of, search = planned
     record = _record(asked, units, best_of)
-    if _complete(call, record, units):
+    if _complete(call, record):
         print(f"This sweep was finished before, in {call.workdir}; nothing is done again.")
         return _tell_result(call, best_of)
-    compared([], best_of.by if best_of else "", {})
-    curves.require()
-    require()
-    if asked.launcher:
-        from experiments._sweep import launch
-
-        launch.check(asked.launcher, asked.options)
-    check.same_as_before(call.workdir, units)
-    todo = left(call.workdir, units)
-    check.trainable(todo, check.ready, print)
+    _check(call, asked, units)
     _reopen(call)
     with _workdir.entered(call, resume=True):
-        _workdir.write(call.workdir / SWEEP, json.dumps(record, indent=1) + "\n")
-        print(f"{len(units)} units, {len(units) - len(todo)} of them finished before.")
-        if asked.launcher:
-            _launch(call, asked, todo, argv, stop)
-        elif todo:
-            _train(todo, call, asked, stop)
+        _write_record(call, record)
+        train = lambda some: _train(left(call.workdir, some), call, asked, stop, argv)
+        if search:
+            units = search.run(train)
+            _write_record(call, _record(asked, units, best_of))
+        else:
+            before = len(units) - len(left(call.workdir, units))
+            print(f"{len(units)} units, {before} of them ended before.")
+            train(units)
         stop.where = "before the report"
         _report(call, units, best_of)
         if rest := left(call.workdir, units):
@@ -126,10 +135,38 @@ def _sweep(
     _tell_result(call, best_of)
 
 
+def _search(call: Call, asked: Asked, sweep: Sweep) -> Search | None:
+    if asked.search is None:
+        return None
+    low, high = asked.search
+    check_search(low, high, asked.trials)
+    by = sweep.reduction.by if sweep.reduction else ""
+    return Search(call.config, sweep.points, call.workdir, low, high, asked.trials, by)
+
+
+def _check(call: Call, asked: Asked, units: Sequence[Unit]) -> None:
+    """What can be found out before anything is written.
+
+    Raises:
+      LoraxError: a unit that cannot be run, or what the report or the launcher takes is not there.
+    """
+    curves.require()
+    require()
+    if asked.launcher:
+        from experiments._sweep import launch
+
+        launch.check(asked.launcher, asked.options)
+    check.same_as_before(call.workdir, units)
+    check.trainable(left(call.workdir, units), check.ready, print)
+
+
 def _record(asked: Asked, units: Sequence[Unit], best_of: BestOf | None) -> dict[str, Any]:
     """What sweep.json says."""
+    names = [name.strip() for name in asked.sweep.split(",") if name.strip()]
+    search = {"search": [*asked.search, asked.trials]} if asked.search else {}
     return {
-        "sweep": [name.strip() for name in asked.sweep.split(",") if name.strip()],
+        "sweep": names,
+        **search,
         "axes": list(axes_of(units)),
         "best_of": list(best_of.axes) if best_of else [],
         "by": best_of.by if best_of else "",
@@ -137,19 +174,27 @@ def _record(asked: Asked, units: Sequence[Unit], best_of: BestOf | None) -> dict
     }
 
 
-def _complete(call: Call, record: Mapping[str, Any], units: Sequence[Unit]) -> bool:
-    """Whether this very sweep was finished here.
+def _write_record(call: Call, record: Mapping[str, Any]) -> None:
+    _workdir.write(call.workdir / SWEEP, json.dumps(record, indent=1) + "\n")
+
+
+def _complete(call: Call, record: Mapping[str, Any]) -> bool:
+    """Whether this very sweep was finished here; of a search, whatever its units turned out to be.
 
     Raises:
       LoraxError: the workdir holds something else, or a sweep of another config.
     """
-    if not _workdir.finished(call) or left(call.workdir, units):
+    if not _workdir.finished(call):
         return False
     try:
         there = read_json(call.workdir / SWEEP)
     except LoraxError:
         return False
-    return there == json.loads(json.dumps(record))
+    units, wanted = there.get("units", {}), json.loads(json.dumps(record))
+    if "search" in wanted:
+        wanted["units"] = units
+    ended = all(state(call.workdir, name) in (DONE, FAILED) for name in units)
+    return there == wanted and ended
 
 
 def _reopen(call: Call) -> None:
@@ -182,20 +227,22 @@ def _named(workdir: pathlib.Path, units: Sequence[Unit], file: str) -> list[Unit
     return [known[name] for name in names]
 
 
-def _train(units: Sequence[Unit], call: Call, asked: Asked, stop: Stop) -> None:
-    from experiments._sweep.program import run_units
-
-    run_units(units, call.workdir, stop, pack=asked.pack, memory=asked.memory, say=print)
-
-
-def _launch(
-    call: Call, asked: Asked, units: Sequence[Unit], argv: Sequence[str], stop: Stop
+def _train(
+    units: Sequence[Unit], call: Call, asked: Asked, stop: Stop, argv: Sequence[str] = ()
 ) -> None:
+    """Trains units in this process, or in those of the launcher."""
+    if not units:
+        return
+    from experiments._sweep import program
+
+    if not asked.launcher:
+        return program.run_units(
+            units, call.workdir, stop, pack=asked.pack, memory=asked.memory, say=print
+        )
     from experiments._sweep import launch
-    from experiments._sweep.program import programs
 
     launch.launch(
-        asked.launcher, launch.split(programs(units), asked.workers), argv, call.workdir,
+        asked.launcher, launch.split(program.programs(units), asked.workers), argv, call.workdir,
         workers=asked.workers, options=asked.options, say=print, stop=stop,
     )  # fmt: skip
 

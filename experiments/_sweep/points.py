@@ -30,7 +30,7 @@ class Sweep:
     reduction: BestOf | None
 
 
-def read_sweep(page: str, config: Any, chosen: str = "") -> Sweep:
+def read_sweep(page: str, config: Any, chosen: str = "", *, alone: bool = False) -> Sweep:
     """The points of the page's `sweep()`, or the product of the sweeps that are `chosen`.
 
     A page that is asked for `smoke` keeps of every axis the first two values, and four points.
@@ -39,6 +39,7 @@ def read_sweep(page: str, config: Any, chosen: str = "") -> Sweep:
       page: `path/to/file.py` or `path/to/file.py:words`.
       config: of the page with the overrides of the command line, around which `NAMED` sweep.
       chosen: names with commas, "rank,lr": each is `sweep_NAME` of the page, else one of `NAMED`.
+      alone: whether a page without a sweep has one point, that of no field.
 
     Raises:
       UsageError: the page has no sweep, there is none of that name, or it fails.
@@ -50,6 +51,8 @@ def read_sweep(page: str, config: Any, chosen: str = "") -> Sweep:
     if names:
         parts = [_named(module, path, words, name, config) for name in names]
         points = list(product(*parts))
+    elif alone and not hasattr(module, "sweep"):
+        points = [{}]
     else:
         if not hasattr(module, "sweep"):
             raise UsageError(

@@ -10,8 +10,16 @@ from experiments._sweep.units import Unit, axes_of
 from experiments._table import markdown
 
 
-def show(workdir: pathlib.Path, units: Sequence[Unit], best_of: BestOf | None) -> None:
+def show(
+    workdir: pathlib.Path, units: Sequence[Unit], best_of: BestOf | None, trials: int = 0
+) -> None:
     """Prints it; nothing is written, fetched or trained.
+
+    Args:
+      workdir: of the sweep; need not exist.
+      units: of it; where rates are searched for, every point at one rate.
+      best_of: what is chosen among them.
+      trials: of a search, a point; 0 for a grid.
 
     Raises:
       LoraxError: a unit that cannot be run.
@@ -30,6 +38,8 @@ def show(workdir: pathlib.Path, units: Sequence[Unit], best_of: BestOf | None) -
             table.append([name, str(number), f"{sizes[name]:,}", states[name]])
     print(markdown(table))
     print(f"\nSweep: {over}: {_count(len(units), 'unit')} in {_count(len(packed), 'program')}.")
+    if trials:
+        print(f"Of each, {_count(trials, 'rate')} will be tried, as a search finds them.")
     if best_of:
         print(f"Chosen on validation: the best of {' and '.join(best_of.axes)}.")
     if ended:

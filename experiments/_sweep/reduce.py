@@ -170,12 +170,12 @@ def stat(values: Iterable[Any]) -> Stat | None:
 
 
 def grid_step(group: Group, axis: str) -> float | None:
-    """The least factor between neighbouring values of an axis; None where there is none."""
+    """The factor between neighbouring values of an axis; None where they are not evenly apart."""
     values = sorted(
         {t.chosen[axis] for t in group.tried if isinstance(t.chosen.get(axis), int | float)}
     )
     factors = [b / a for a, b in zip(values, values[1:], strict=False) if a > 0]
-    return min(factors, default=None)
+    return min(factors) if factors and max(factors) < 1.1 * min(factors) else None
 
 
 def _group(members: Sequence[Row], axes: Sequence[str], by: str, higher: bool) -> Group:

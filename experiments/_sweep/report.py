@@ -101,14 +101,15 @@ def write(
 
 
 def axes(rows: Sequence[Row]) -> dict[str, list[Any]]:
-    """{axis: its values in order of appearance}."""
+    """{axis: its values}; numbers rise, others stand in order of appearance."""
     found: dict[str, list[Any]] = {}
     for row in rows:
         for name, value in row["point"].items():
             values = found.setdefault(name, [])
             if value not in values:
                 values.append(value)
-    return found
+    numeric = lambda v: all(isinstance(x, int | float) for x in v)
+    return {name: sorted(v) if numeric(v) else v for name, v in found.items()}
 
 
 def _about(page_name: str, config: Mapping[str, Any], rows: Sequence[Row]) -> tuple[str, str]:

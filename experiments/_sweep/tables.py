@@ -14,6 +14,9 @@ RECORDED = ("adapter", "rank", "alpha", "scaling", "initializer", "init_scale", 
             "targets", "learning_rate")  # fmt: skip
 """What of a row says how its unit was trained."""
 
+WIDEST = 12
+"""Choices up to which each has a column."""
+
 _NO_SCORE = ("base/", "majority/")
 
 
@@ -75,12 +78,24 @@ def choices(reduced: Reduced) -> Rows:
         names = sorted(columns, key=values)
     except TypeError:
         names = list(columns)
+    if len(names) > WIDEST:
+        return _every(reduced, axes)
     table = [[*map(escape, axes), *map(escape, names)] if axes else ["", *map(escape, names)]]
     for group in reduced.groups:
         found = {_combined(tried.chosen): tried for tried in group.tried}
         cells = [said(group.point.get(axis)) for axis in axes] or [""]
         cells += [_tried(found.get(name), group) for name in names]
         table.append(cells)
+    return table
+
+
+def _every(reduced: Reduced, axes: Sequence[str]) -> Rows:
+    """One row a choice of a group, where groups have tried other values each."""
+    table = [list(map(escape, [*axes, *reduced.axes, words.score(reduced.by)]))]
+    for group in reduced.groups:
+        for tried in group.tried:
+            cells = [group.point.get(axis) for axis in axes] + list(tried.chosen.values())
+            table.append([*map(said, cells), _tried(tried, group)])
     return table
 
 
