@@ -211,19 +211,18 @@ def _text(axis: str, value: Any) -> str:
 
 def _check_different(units: Sequence[Unit]) -> None:
     runs: dict[str, str] = {}
-    names: set[str] = set()
     for unit in units:
         run = json.dumps(unit.config.to_dict(), sort_keys=True, default=str)
-        first = runs.setdefault(run, unit.name)
-        if unit.name in names and first != unit.name:
+        if run in runs:
+            first = runs[run]
+            both = f"'{first}' twice" if first == unit.name else f"'{first}' and '{unit.name}'"
+            raise LoraxError(f"duplicate units: {both} are the same run; leave one out")
+        if unit.name in runs.values():
             raise LoraxError(
                 f"two values of a sweep have one name ('{unit.name}' twice): give each its own "
                 "label('name', value)"
             )
-        if unit.name in names or first != unit.name:
-            other = f"'{first}' and '{unit.name}'" if first != unit.name else f"'{first}' twice"
-            raise LoraxError(f"duplicate units: {other} are the same run; leave one out")
-        names.add(unit.name)
+        runs[run] = unit.name
 
 
 def _check_kept(units: Sequence[Unit], overrides: Mapping[str, Any]) -> None:
