@@ -5,31 +5,27 @@ A task is the verb itself on some of the units, in a process of its own:
     python -m experiments.sweep --config=... --workdir=DIR --only=DIR/tasks/000.json
 
 One that ends before its units do is started again, and goes on from what they saved. A launcher
-(`local` here, `slurm` and `ray` in files of their own) only starts tasks, and tells their ends.
+(`local`, `slurm` or `ray`, each in a file of its own) only starts tasks, and tells their ends.
 """
 
 import collections
 import contextlib
 import importlib
-import json
 import math
 import pathlib
-import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 from experiments._cli import nearest
-from experiments._sweep import worker
+from experiments._sweep import launch_local, worker
+from experiments._sweep.tasks import Task, wording
 from lorax.core.errors import LoraxError, check_choice
 from lorax.train.stop import Stop
 
 LAUNCHERS = ("local", "slurm", "ray")
 COMMAND = (sys.executable, "-m", "experiments.sweep")
-TRIES = 3
-"""How often a task is started again, at most, since its units last got further."""
-
 PAUSE = 0.2
 """Seconds between looks at the tasks."""
 
@@ -49,75 +45,8 @@ class Launcher(Protocol):
 
     width: int
 
-    def start(self, tasks: "Sequence[Task]") -> Sequence[Job]:
+    def start(self, tasks: Sequence[Task]) -> Sequence[Job]:
         """Starts some tasks together, or queues them."""
-
-
-class Task:
-    """Units that one process trains, and what is known of them from their folders.
-
-    Attributes:
-      name: its number, as text.
-      units: names of the units.
-      command: trains them; its output is added to the file `log`.
-    """
-
-    def __init__(
-        self, number: int, units: Sequence[str], folder: pathlib.Path, verb: Sequence[str]
-    ):
-        self.name, self.units = f"{number:03d}", tuple(units)
-        self._units = folder / "units"
-        self._list = folder / "tasks" / f"{self.name}.json"
-        self.log = self._list.with_suffix(".log")
-        self.command = (*verb, f"--only={self._list}")
-        self._vain = self._told = 0
-        self._before: set[str] = set()
-
-    def left(self) -> list[str]:
-        """The units without a result, be it a failure."""
-        ended = ("DONE", "FAILED")
-        return [u for u in self.units if not any((self._units / u / end).exists() for end in ended)]
-
-    def prepare(self) -> None:
-        """To be called before each start: writes what is left, and marks its place in the log."""
-        left = self.left()
-        self._list.write_text(json.dumps(left, indent=1) + "\n", "utf-8")
-        with open(self.log, "ab") as log:
-            log.write(f"--- {time.strftime('%Y-%m-%d %H:%M:%S')}: {len(left)} units\n".encode())
-            self._told = log.tell()
-        self._before = self._state()
-
-    def ended(self, code: int) -> str:
-        """Why it cannot be finished; nothing if it shall be started again."""
-        lines = self._lines()
-        mistakes = [line for line in lines if line.startswith("error: ")]
-        if code in (1, 2) and mistakes:
-            return mistakes[-1].removeprefix("error: ")
-        self._vain = self._vain + 1 if self._state() == self._before else 0
-        if self._vain <= TRIES:
-            return ""
-        last = f", last saying '{lines[-1].strip()}'" if lines else ""
-        return f"a worker {_wording(code)}, and got no further in {self._vain} tries{last}"
-
-    def _state(self) -> set[str]:
-        """What tells whether units got further: results, and steps that were saved."""
-        left = self.left()
-        saved = {str(p) for u in left for p in (self._units / u / "checkpoints").glob("[0-9]*")}
-        return saved | {unit for unit in self.units if unit not in left}
-
-    def _lines(self) -> list[str]:
-        with contextlib.suppress(OSError), open(self.log, "rb") as log:
-            log.seek(self._told)
-            return [line for line in log.read().decode(errors="replace").splitlines() if line]
-        return []
-
-
-def _wording(code: int) -> str:
-    signum = -code if code < 0 else code - 128
-    with contextlib.suppress(ValueError):
-        name = signal.Signals(signum).name
-        return f"was killed by {name}{' (out of memory?)' * (name == 'SIGKILL')}"
-    return f"ended with code {code}"
 
 
 def check(name: str, options: Mapping[str, str]) -> None:
@@ -135,6 +64,16 @@ def check(name: str, options: Mapping[str, str]) -> None:
                 f"--launcher={name} has no option '{option}'{nearest(option, list(known))}: {has}"
             )
     _module(name).check(options)
+
+
+def at_a_time(name: str, workers: int) -> int:
+    """How many tasks a launcher runs at a time; 0 where that is its own affair.
+
+    Args:
+      name: of the launcher.
+      workers: as asked for; 0 where nothing was.
+    """
+    return launch_local.workers() if name == "local" and not workers else workers
 
 
 def split(programs: Sequence[Sequence[Any]], workers: int) -> list[list[str]]:
@@ -204,7 +143,7 @@ def launch(
 
 
 def _await_others(folder: pathlib.Path, say: Callable[[str], None]) -> None:
-    """Until the workers of an earlier launcher, which was killed, have saved and ended."""
+    """Waits until the workers of an earlier launcher, which was killed, have saved and ended."""
     busy = [log for log in sorted(folder.glob("*.log")) if worker.is_busy(log)]
     if busy:
         say(f"waiting for {len(busy)} workers of an earlier command to end: {busy[0]}")
@@ -257,7 +196,7 @@ class _Crew:
                 self.lost[task] = reason
                 self.say(f"task {task.name}: {reason}")
             elif left:
-                self.say(f"task {task.name} {_wording(code)}: its {left} units are resumed")
+                self.say(f"task {task.name} {wording(code)}: its {left} units are resumed")
                 self.waiting.append(task)
             else:
                 self.say(f"task {task.name} is done; {self._left()} units are left")

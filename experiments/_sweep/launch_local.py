@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from experiments._sweep import worker
 
 if TYPE_CHECKING:
-    from experiments._sweep.launch import Task
+    from experiments._sweep.tasks import Task
 
 OPTIONS: tuple[str, ...] = ()
 
@@ -29,10 +29,15 @@ def gpus() -> list[str]:
     return sorted((path.name.removeprefix("nvidia") for path in devices), key=int)
 
 
+def workers() -> int:
+    """Processes at a time where nothing is asked for: one a GPU, or one."""
+    return max(1, len(gpus()))
+
+
 @contextlib.contextmanager
-def opened(folder: pathlib.Path, workers: int, options: Mapping[str, str]) -> Iterator["_Local"]:
-    """The launcher of `workers` processes at a time; 0 means one a GPU, or one."""
-    yield _Local(workers or max(1, len(gpus())), gpus())
+def opened(folder: pathlib.Path, width: int, options: Mapping[str, str]) -> Iterator["_Local"]:
+    """The launcher of `width` processes at a time; 0 means `workers()`."""
+    yield _Local(width or workers(), gpus())
 
 
 class _Local:

@@ -21,7 +21,7 @@ from lorax.core.errors import LoraxError
 from lorax.train.stop import CAUGHT
 
 if TYPE_CHECKING:
-    from experiments._sweep.launch import Task
+    from experiments._sweep.tasks import Task
 
 OPTIONS = ("address", "num_cpus", "num_gpus")
 

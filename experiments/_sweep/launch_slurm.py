@@ -17,7 +17,7 @@ from experiments._sweep.worker import Attended
 from lorax.core.errors import LoraxError, check_choice
 
 if TYPE_CHECKING:
-    from experiments._sweep.launch import Task
+    from experiments._sweep.tasks import Task
 
 OPTIONS = None
 """Any that submitit knows: its own, or those of sbatch."""

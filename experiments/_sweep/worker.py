@@ -109,7 +109,7 @@ def _runs(pid: int) -> bool:
     return ended is None
 
 
-def _become(parent: int, command: Sequence[str]) -> None:
+def _become(parent: int, command: list[str]) -> None:
     # a batch system warns of a limit by SIGUSR2, to all processes; its own one acts upon it
     signal.signal(signal.SIGUSR2, signal.SIG_IGN)
     if sys.platform == "linux":

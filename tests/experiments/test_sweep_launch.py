@@ -1,13 +1,9 @@
 """Tasks of a sweep in processes: every unit gets its result, whatever befalls its workers."""
 
 import json
-import os
-import pathlib
 import signal
-import subprocess
 import sys
 import threading
-import time
 from types import SimpleNamespace
 
 import pytest
@@ -15,38 +11,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from experiments._sweep import launch as launching
-from experiments._sweep.launch import check, launch, split
+from experiments._sweep.launch import at_a_time, check, split
+from experiments._sweep.tasks import TRIES
 from lorax.core.errors import LoraxError
-from lorax.train.stop import Stop, Stopped, catch
-
-HERE = pathlib.Path(__file__).parent
-STAND_IN = (sys.executable, str(HERE / "stand_in.py"))
+from lorax.train.stop import Stopped, catch
+from tests.experiments.launches import driver, launched, no_workers, results, send, starts
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
     """Looks at the tasks more often."""
     monkeypatch.setattr(launching, "PAUSE", 0.02)
-
-
-def launched(folder, tasks, *ways, name="local", step=0.01, stop=None, **named):
-    """What is said by a launch of the stand-in."""
-    said = []
-    launch(
-        name, tasks, [str(folder), str(step), *ways], folder, say=said.append,
-        stop=stop or Stop(), command=STAND_IN, **named,
-    )  # fmt: skip
-    return said
-
-
-def results(folder):
-    """{unit: its result}."""
-    return {p.parent.name: p.name for p in folder.glob("units/*/*") if p.name in ("DONE", "FAILED")}
-
-
-def starts(folder, unit):
-    """How many processes have worked on a unit."""
-    return len((folder / "units" / unit / "pids").read_text().split())
 
 
 @given(st.lists(st.integers(0, 9), max_size=6), st.integers(0, 9))
@@ -92,7 +67,7 @@ def test_a_worker_that_gets_no_further_is_given_up_and_the_others_end(tmp_path):
     with pytest.raises(LoraxError) as caught:
         launched(tmp_path, [["a", "b"], ["c"]], "bug:b")
     assert results(tmp_path) == {"a": "DONE", "c": "DONE"}
-    assert starts(tmp_path, "b") == launching.TRIES + 2  # in the first one, a was done
+    assert starts(tmp_path, "b") == TRIES + 2  # in the first one, a was done
     assert "1 units are left, of task 000" in str(caught.value)
     assert "RuntimeError: a bug" in str(caught.value) and "\n" not in str(caught.value)
 
@@ -105,7 +80,8 @@ def test_a_mistake_of_the_user_is_told_at_once(tmp_path):
 
 def test_each_worker_has_a_gpu(tmp_path, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
-    launched(tmp_path, [[name] for name in "abcd"], step=0.05)  # a worker a GPU
+    assert at_a_time("local", 0) == 2 and at_a_time("local", 3) == 3 and at_a_time("ray", 0) == 0
+    launched(tmp_path, [[name] for name in "abcd"], step=0.05)
     used = [(tmp_path / "units" / name / "DONE").read_text() for name in "abcd"]
     assert sorted(used) == ["3", "3", "5", "5"]
 
@@ -124,73 +100,6 @@ def test_a_signal_has_the_workers_save_and_end(tmp_path, signum):
     assert (tmp_path / "tasks" / "000.log").read_text().endswith("stopped\n")
     launched(tmp_path, [["a"], ["b"]])
     assert results(tmp_path) == {"a": "DONE", "b": "DONE"}
-
-
-def send(signum, folder, workers):
-    """Signals this process once so many workers are at work."""
-    await_workers(folder, workers)
-    os.kill(os.getpid(), signum)
-
-
-def await_workers(folder, workers, process=None):
-    """Waits until so many units are begun, or the process ends."""
-    while len(list(folder.glob("units/*/pids"))) < workers:
-        if process is not None and process.poll() is not None:
-            break
-        time.sleep(0.02)
-
-
-def no_workers(folder, seconds=0.0):
-    """Whether none of the processes that worked there runs, after so long at most."""
-    end = time.monotonic() + seconds
-    pids = [int(p) for file in folder.glob("units/*/pids") for p in file.read_text().split()]
-    while any(map(alive, pids)) and time.monotonic() < end:
-        time.sleep(0.05)
-    return pids and not any(map(alive, pids))
-
-
-def alive(pid):
-    """Whether a process runs; one that has ended and waits to be asked for its code does not."""
-    try:
-        return pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
-
-
-DRIVER = """
-import pathlib, sys
-from experiments._cli import Ended, guarded
-from experiments._sweep.launch import launch
-from lorax.train.stop import Stopped, catch
-
-name, folder, step, units, workers, options, *stand_in = sys.argv[1:]
-options = dict(o.split("=") for o in options.split(",") if o)
-
-def verb():
-    with catch() as stop:
-        launch(name, [[u] for u in units], [folder, step], pathlib.Path(folder),
-               workers=int(workers), options=options, stop=stop, command=stand_in)
-
-def main():
-    try:
-        verb()
-    except Stopped as reason:
-        raise Ended(str(reason), 128 + reason.signum) from None
-
-if __name__ == "__main__":
-    sys.exit(guarded(main))
-"""
-
-
-def driver(folder, name="local", step=0.3, units="ab", workers=2, options=""):
-    """A launch in a process of its own, once its workers are at work."""
-    arguments = [name, folder, step, units, workers, options, *STAND_IN]
-    process = subprocess.Popen(
-        [sys.executable, "-c", DRIVER, *map(str, arguments)], text=True, process_group=0,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-    )  # fmt: skip
-    await_workers(folder, workers, process)
-    return process
 
 
 @pytest.mark.runs
@@ -237,39 +146,3 @@ def test_slurm_where_there_is_none(monkeypatch, tmp_path):
         check("slurm", {"partitoin": "x"})
     with pytest.raises(LoraxError, match="--launcher_options: .*timeout_min"):
         launched(tmp_path, [["a"]], name="slurm", options={"timeout_min": "x", "cluster": "local"})
-
-
-CLUSTERS = [("slurm", "submitit", {"cluster": "local"}), ("ray", "ray", {})]
-
-
-@pytest.mark.runs
-@pytest.mark.parametrize("name, library, options", CLUSTERS)
-def test_two_workers_of_a_cluster_one_of_them_killed(tmp_path, name, library, options):
-    pytest.importorskip(library)
-    ways = ("kill:b", "orphan:c", "nan:d", "mistake:e")
-    with pytest.raises(LoraxError, match="1 units are left, of task 002: no data at 'x'"):
-        launched(
-            tmp_path, [["a", "b"], ["c", "d"], ["e"]], *ways, name=name, workers=2, step=0.05,
-            options=options,
-        )  # fmt: skip
-    assert results(tmp_path) == {"a": "DONE", "b": "DONE", "c": "DONE", "d": "FAILED"}
-    assert [starts(tmp_path, unit) for unit in "abcde"] == [1, 2, 2, 1, 1]
-    assert "stopped\n" in (tmp_path / "tasks" / "001.log").read_text()
-
-
-@pytest.mark.runs
-@pytest.mark.parametrize("signum, code", [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-@pytest.mark.parametrize("name, library, options", CLUSTERS)
-def test_a_signal_reaches_the_workers_of_a_cluster(tmp_path, name, library, options, signum, code):
-    pytest.importorskip(library)
-    text = ",".join(f"{k}={v}" for k, v in options.items())
-    process = driver(tmp_path, name, step=0.5, options=text)
-    if signum == signal.SIGINT:  # as a terminal does, to all that the command has started
-        os.killpg(process.pid, signum)
-    else:
-        process.send_signal(signum)
-    said = process.communicate(timeout=60)[0].splitlines()
-    assert process.returncode == code, said
-    assert said[-1] == f"stopped by {signum.name} with 2 units left"
-    assert no_workers(tmp_path)
-    assert (tmp_path / "tasks" / "001.log").read_text().endswith("stopped\n")
