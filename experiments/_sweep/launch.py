@@ -66,6 +66,16 @@ def check(name: str, options: Mapping[str, str]) -> None:
     _module(name).check(options)
 
 
+def leave_devices() -> None:
+    """Has JAX run on the CPU in this process, so that accelerators are left to the workers.
+
+    To be called before JAX is used: a GPU's memory, or a TPU, goes to the first that asks for it.
+    """
+    import jax
+
+    jax.config.update("jax_platforms", "cpu")
+
+
 def at_a_time(name: str, workers: int) -> int:
     """How many tasks a launcher runs at a time; 0 where that is its own affair.
 
@@ -133,6 +143,7 @@ def launch(
     options = dict(options or {})
     check(name, options)
     _await_others(folder / "tasks", say)
+    stop.where = "while workers were at work"
     with _module(name).opened(folder / "tasks", workers, options) as launcher:
         width = min(launcher.width, len(todo))
         left = sum(len(task.left()) for task in todo)

@@ -1,7 +1,9 @@
 """Tasks of a sweep in processes: every unit gets its result, whatever befalls its workers."""
 
 import json
+import os
 import signal
+import subprocess
 import sys
 import threading
 from types import SimpleNamespace
@@ -84,6 +86,16 @@ def test_each_worker_has_a_gpu(tmp_path, monkeypatch):
     launched(tmp_path, [[name] for name in "abcd"], step=0.05)
     used = [(tmp_path / "units" / name / "DONE").read_text() for name in "abcd"]
     assert sorted(used) == ["3", "3", "5", "5"]
+
+
+def test_the_launching_process_leaves_the_devices_to_its_workers(tmp_path):
+    program = (
+        "import os, jax\nfrom experiments._sweep.launch import leave_devices\n"
+        "leave_devices()\nprint(jax.default_backend(), os.environ['JAX_PLATFORMS'])"
+    )
+    env = os.environ | {"JAX_PLATFORMS": "nonsense"}
+    said = subprocess.run([sys.executable, "-c", program], env=env, text=True, capture_output=True)
+    assert said.stdout.split() == ["cpu", "nonsense"], said.stderr
 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
