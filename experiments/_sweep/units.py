@@ -211,18 +211,20 @@ def _text(axis: str, value: Any) -> str:
 
 def _check_different(units: Sequence[Unit]) -> None:
     runs: dict[str, str] = {}
+    names: set[str] = set()
     for unit in units:
         run = json.dumps(unit.config.to_dict(), sort_keys=True, default=str)
         if run in runs:
             first = runs[run]
             both = f"'{first}' twice" if first == unit.name else f"'{first}' and '{unit.name}'"
             raise LoraxError(f"duplicate units: {both} are the same run; leave one out")
-        if unit.name in runs.values():
+        if unit.name in names:
             raise LoraxError(
                 f"two values of a sweep have one name ('{unit.name}' twice): give each its own "
                 "label('name', value)"
             )
         runs[run] = unit.name
+        names.add(unit.name)
 
 
 def _check_kept(units: Sequence[Unit], overrides: Mapping[str, Any]) -> None:

@@ -35,7 +35,7 @@ def test_a_unit_is_the_page_with_a_point_put_into_it():
         "adapter.rank": 4, "optimizer.learning_rate": 1.0, "adapter.where": (QV,),
         "seed.init": 7, "seed.data": 7, "seed.dropout": 7,
     }  # fmt: skip
-    seeds = {name: 7 for name in ("init", "data", "dropout")}
+    seeds = dict.fromkeys(("init", "data", "dropout"), 7)
     assert unit.config.seed.to_dict() == config.seed.to_dict() | seeds
     assert unit.config.adapter.where == (QV,)
     assert isinstance(unit.overrides["optimizer.learning_rate"], float)
