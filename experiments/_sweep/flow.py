@@ -211,19 +211,17 @@ def _named(workdir: pathlib.Path, units: Sequence[Unit], file: str) -> list[Unit
       UsageError: the file is no list of names of this sweep's units, or there is no sweep.
     """
     if not (workdir / SWEEP).is_file():
-        raise UsageError(
-            f"--only is for the workers of a launcher: no sweep has begun in {workdir}"
-        )
+        raise UsageError(f"--only is for workers of a launcher: no sweep was begun in {workdir}")
     try:
         names = json.loads(pathlib.Path(file).read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise UsageError(
-            f"--only={file}: expected a JSON list of names of units ({error})"
-        ) from None
+    except (OSError, ValueError):
+        names = None
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise UsageError(f"--only={file}: expected a file with a JSON list of names of units")
     known = {unit.name: unit for unit in units}
-    if not isinstance(names, list) or not all(name in known for name in names):
-        other = next((n for n in names if n not in known), names) if names else names
-        raise UsageError(f"--only={file}: {other!r} is no unit of this sweep")
+    for name in names:
+        if name not in known:
+            raise UsageError(f"--only={file}: '{name}' is no unit of this sweep")
     return [known[name] for name in names]
 
 

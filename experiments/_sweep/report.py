@@ -161,7 +161,8 @@ def _warnings(rows: Sequence[Row], reduced: Reduced) -> list[str]:
     missing = [row["unit"] for row in rows if row["state"] not in (DONE, FAILED)]
     if missing:
         said.append(
-            f"{len(missing)} units have not ended, the first {code(missing[0])}: run again."
+            f"{len(missing)} of {len(rows)} units have not ended, the first {code(missing[0])}: "
+            "run the same command again."
         )
     return said
 

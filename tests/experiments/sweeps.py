@@ -28,7 +28,7 @@ def sweep(arg=""):
     yield from product(ranks, axis("lr", (1e-3, 1e-2, 1e-1)), axis("seed", (0, 1)))
 
 def sweep_where():
-    return axis("adapter.where", [label("first", (".*layer_0/kernel",)), ("all-linear",)])
+    return axis("adapter.where", [label("first", (".*dense_0/kernel",)), ("all-linear",)])
 """
 """Twelve units; six with --sweep=where,seed."""
 

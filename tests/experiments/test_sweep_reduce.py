@@ -193,7 +193,7 @@ def test_rows_hold_the_setting_and_every_number_of_the_result(tmp_path):
 def test_rows_of_labelled_targets_have_their_label(tmp_path):
     first, every = units_of(page(tmp_path), "where")
     assert row(tmp_path, first)["targets"] == "first"
-    assert row(tmp_path, first)["where"] == (".*layer_0/kernel",)
+    assert row(tmp_path, first)["where"] == (".*dense_0/kernel",)
     assert row(tmp_path, every)["targets"] == "all-linear"
 
 

@@ -83,7 +83,7 @@ def test_edges_and_single_seeds_are_warned_of(tmp_path):
     text = report.write(tmp_path, "p", config, found, reduce(found, best_of("lr"))).read_text()
     assert "0.01 (edge: lowest)" in text and "which should be widened: rank 1" in text
     assert "One seed a unit" in text
-    assert "1 units have not ended, the first `rank=2,lr=0.1,seed=0`" in text
+    assert "1 of 4 units have not ended, the first `rank=2,lr=0.1,seed=0`" in text
     assert "≥ 1" in text
 
 
