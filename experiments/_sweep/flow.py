@@ -231,16 +231,17 @@ def _train(
     """Trains units in this process, or in those of the launcher."""
     if not units:
         return
-    from experiments._sweep import program
-
     if not asked.launcher:
-        return program.run_units(
+        from experiments._sweep import pack
+
+        return pack.run_units(
             units, call.workdir, stop, pack=asked.pack, memory=asked.memory, say=print
         )
     from experiments._sweep import launch
+    from experiments._sweep.program import programs
 
     launch.launch(
-        asked.launcher, launch.split(program.programs(units), asked.workers), argv, call.workdir,
+        asked.launcher, launch.split(programs(units), asked.workers), argv, call.workdir,
         workers=asked.workers, options=asked.options, say=print, stop=stop,
     )  # fmt: skip
 

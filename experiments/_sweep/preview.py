@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from configs._sweeps import BestOf
 from experiments._sweep import check
+from experiments._sweep.program import programs
 from experiments._sweep.rows import DONE, FAILED, state
 from experiments._sweep.units import Unit, axes_of
 from experiments._table import markdown
@@ -24,8 +25,6 @@ def show(
     Raises:
       LoraxError: a unit that cannot be run.
     """
-    from experiments._sweep.program import programs
-
     sizes = check.trainable(units, check.planned, print)
     packed = programs(units)
     states = {unit.name: state(workdir, unit.name) for unit in units}

@@ -4,11 +4,13 @@ import contextlib
 import io
 import json
 import math
+import sys
 import types
 from typing import NamedTuple
 
 import pytest
 
+import experiments._sweep
 from experiments import sweep
 from experiments._cli import parse
 from experiments._sweep.points import read_sweep
@@ -61,7 +63,7 @@ def loss(unit):
 
 
 class Trainer:
-    """In place of experiments._sweep.program.
+    """In place of experiments._sweep.pack.
 
     Attributes:
       bad: names of units that become NaN.
@@ -79,13 +81,6 @@ class Trainer:
         for unit in units:
             self.before(unit)
             leave(folder, unit, failed=unit.name in self.bad)
-
-    def programs(self, units):
-        """Those with the same targets share one."""
-        found = {}
-        for unit in units:
-            found.setdefault(str(unit.config.adapter.where), []).append(unit)
-        return list(found.values())
 
 
 def leave(folder, unit, *, failed=False):
@@ -105,15 +100,17 @@ def leave(folder, unit, *, failed=False):
     (place / ("FAILED" if failed else "DONE")).write_text("the loss of step 1 is no number\n")
 
 
-def run(trainer, *flags):
-    """`python -m experiments.sweep`, with the stand-in."""
-    module = types.ModuleType("experiments._sweep.program")
-    module.run_units, module.programs = trainer.run_units, trainer.programs
+def run(trainer, *flags, figures=False):
+    """`python -m experiments.sweep`, with the stand-in; figures, which take longest, if asked."""
+    module = types.ModuleType("experiments._sweep.pack")
+    module.run_units = trainer.run_units
     out, err = io.StringIO(), io.StringIO()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(__import__("sys").modules, "experiments._sweep.program", module)
-        patch.setattr("experiments._sweep.program", module, raising=False)
+        patch.setitem(sys.modules, module.__name__, module)
+        patch.setattr(experiments._sweep, "pack", module, raising=False)
         patch.setattr("experiments._memory.keep_freed", lambda: True)  # other tests follow
+        if not figures:
+            patch.setattr("experiments.figures.ranks.figures", lambda *_: ([], {}))
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             code = sweep.main(list(flags))
     return Said(code, out.getvalue().splitlines(), err.getvalue().splitlines())

@@ -47,7 +47,7 @@ def where(tmp_path):
 
 def test_a_sweep_trains_every_unit_and_reports(where, tmp_path):
     trainer, folder = Trainer(), tmp_path / "sweep"
-    said = run(trainer, *where, "--pack=4", "--memory=1.5")
+    said = run(trainer, *where, "--pack=4", "--memory=1.5", figures=True)
     assert (said.code, said.err) == (0, []), said
     names = [unit.name for unit in units_of(page(tmp_path))]
     assert trainer.runs == [names] and (trainer.pack, trainer.memory) == (4, 1.5)

@@ -116,8 +116,8 @@ def test_sweeps_of_a_page_and_built_in_ones(tmp_path):
     assert [unit.name for unit in units_of(name, "where")] == ["where=first", "where=all-linear"]
     both = units_of(name, "where, lr", "--config.optimizer.learning_rate=0.2")
     assert axes_of(both) == {"where": ["first", "all-linear"], "lr": [0.05, 0.1, 0.2, 0.4, 0.8]}
-    everything = units_of(name, "rank,alpha,lr,seed,scaling,initializer")
-    assert len(everything) == 5 * 5 * 5 * 3 * 2 * 2
+    assert len(units_of(name, "rank,alpha,initializer")) == 5 * 5 * 2
+    assert len(units_of(name, "seed,scaling")) == 3 * 2
 
 
 @pytest.mark.parametrize(
