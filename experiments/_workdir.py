@@ -5,6 +5,7 @@ config.json  overrides.json  env.json  metrics.jsonl  adapter/  plots/  report.m
 
 import contextlib
 import fcntl
+import functools
 import importlib.metadata
 import json
 import os
@@ -160,6 +161,7 @@ def _starts(workdir: pathlib.Path) -> list[str]:
         return []
 
 
+@functools.cache
 def _commit() -> str | None:
     """The commit of the checkout, with a + where files differ from it; None outside a checkout."""
     root = pathlib.Path(__file__).parent.parent

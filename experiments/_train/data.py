@@ -121,6 +121,15 @@ def make_data(config: Any, found: Read, tokenizer: Any) -> Data:
     return Data(pipeline, held, tuple(_notes(found.splits, encoded, data.task)))
 
 
+def reordered(data: Data, config: Any) -> Data:
+    """The same examples in the order of another config, which differs in its seed alone."""
+    pipeline = data.pipeline
+    order = _order(config, pipeline.examples)
+    if order == pipeline.order:
+        return data
+    return dataclasses.replace(data, pipeline=dataclasses.replace(pipeline, order=order))
+
+
 def example_inputs(config: Any, found: Read | None) -> jax.ShapeDtypeStruct:
     """The form of one row of inputs, with a batch axis of 1."""
     if config.model.family in IMAGES and not config.model.source:

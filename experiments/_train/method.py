@@ -69,14 +69,28 @@ def make_optimizer(part: Any, steps: int) -> tuple[optax.GradientTransformation,
 
 
 def first_delta(
-    config: Any, fn: Callable[..., Any], adapter: lorax.Adapter, base: Any, example: Any
+    config: Any,
+    fn: Callable[..., Any],
+    adapter: lorax.Adapter,
+    base: Any,
+    example: Any,
+    roles: Any = None,
 ) -> Any:
     """The delta that training begins with: drawn, or that of `config.adapter_from` where it fits.
+
+    Args:
+      config: of the run.
+      fn, adapter, base: what is adapted.
+      example: inputs, which tell how `fn` uses each leaf.
+      roles: that, where it is known already.
 
     Raises:
       LoraxError: the adapter does not fit the model, or no leaf of the saved one fits.
     """
-    delta = lorax.adapt(fn, adapter).init(jax.random.key(config.seed.init), base, example)
+    key = jax.random.key(config.seed.init)
+    if roles is None:
+        roles = lorax.roles(fn, base, example)
+    delta = adapter.init(key, base, roles)
     if not config.adapter_from:
         return delta
     try:

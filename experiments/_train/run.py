@@ -111,16 +111,36 @@ def run(setting: Setting, workdir: pathlib.Path, stop: Stop, label: str = "train
     if wait == wait:
         say(f"Waiting for data took {wait:.1%} of the time of training.")
     job = dataclasses.replace(job, delta=devices.everywhere(job.delta))
-    _finish(setting, job, trained, workdir, stop)
+    finish(setting, job, trained, stop)
+    _report(workdir)
 
 
-def make_job(setting: Setting, workdir: pathlib.Path, label: str, stop: Stop) -> training.Job:
-    """What `training.run` needs of a setting whose base is drawn."""
+def make_job(
+    setting: Setting,
+    workdir: pathlib.Path,
+    label: str,
+    stop: Stop,
+    delta: Any = None,
+    program: tuple[Callable[..., Any], Callable[[Any], Any]] | None = None,
+) -> training.Job:
+    """What `training.run` needs of a setting whose base is drawn.
+
+    Args:
+      setting: of the run.
+      workdir: of the run.
+      label: of the records.
+      stop: asked between batches of an evaluation.
+      delta: to begin with; None for that of the config.
+      program: the adapted program and what makes of a delta of this run what it takes; None for
+        that of the setting.
+    """
     config, base = setting.config, setting.subject.base
-    example = jnp.zeros(setting.example.shape, setting.example.dtype)
-    delta = method.first_delta(config, setting.fn, setting.adapter, base, example)
-    apply = lorax.adapt(setting.fn, setting.adapter)
-    measure = scoring.make_measure(config.data.task, apply, setting.metrics, stop.check)
+    if delta is None:
+        example = jnp.zeros(setting.example.shape, setting.example.dtype)
+        delta = method.first_delta(config, setting.fn, setting.adapter, base, example)
+    apply, given = program or (lorax.adapt(setting.fn, setting.adapter), lambda delta: delta)
+    found = scoring.make_measure(config.data.task, apply, setting.metrics, stop.check)
+    measure = lambda held, prepared, delta: found(held, prepared, given(delta))
     watched = [held for name, held in setting.data.held.items() if name != "test"]
 
     def evaluate(prepared: Any, delta: Any) -> Mapping[str, float]:
@@ -129,6 +149,7 @@ def make_job(setting: Setting, workdir: pathlib.Path, label: str, stop: Stop) ->
     return training.Job(
         workdir, config, label, setting.adapter, base, delta, setting.loss,
         setting.data.pipeline, setting.steps, evaluate, _sink(config, workdir), measure,
+        lambda held, prepared: measure(held, prepared, delta), apply, given,
     )  # fmt: skip
 
 
@@ -180,18 +201,12 @@ def _devices(config: Any) -> Replicas:
     return found
 
 
-def _finish(
-    setting: Setting,
-    job: training.Job,
-    trained: training.Trained,
-    workdir: pathlib.Path,
-    stop: Stop,
-) -> None:
-    """Held-out numbers, answers, the adapter, the result record, the report, DONE."""
+def finish(setting: Setting, job: training.Job, trained: training.Trained, stop: Stop) -> None:
+    """Held-out numbers, answers, the adapter, the result record."""
     config, held = setting.config, setting.data.held
     result: dict[str, Any] = {"best_step": trained.step} if config.checkpoint.best else {}
     for name, one in held.items():
-        result |= {f"base/{k}": v for k, v in job.measure(one, trained.prepared, job.delta).items()}
+        result |= {f"base/{k}": v for k, v in job.frozen(one, trained.prepared).items()}
         result |= job.measure(one, trained.prepared, trained.delta)
         if config.data.task == "classification" and name != "retention":
             pipeline = setting.data.pipeline
@@ -199,10 +214,10 @@ def _finish(
     frozen = {k.removeprefix("base/"): v for k, v in result.items() if k.startswith("base/")}
     result |= scoring.forgotten(result, frozen)
     if jax.process_index() == 0:
-        result |= _texts(setting, job, trained, workdir, stop)
-    _save(workdir / "adapter", setting.adapter, trained.delta)
+        result |= _texts(setting, job, trained, stop)
+    _save(job.workdir / "adapter", setting.adapter, trained.delta)
     if jax.process_index() == 0:
-        with MetricsWriter(workdir / training.METRICS) as writer:
+        with MetricsWriter(job.workdir / training.METRICS) as writer:
             writer.write(
                 run=job.label, step=setting.steps, kind="result",
                 trainable=_size(trained.delta), total=_size(setting.subject.base),
@@ -212,7 +227,11 @@ def _finish(
                 wait_share=trained.outcome.wait_share,
             )  # fmt: skip
         if config.tensorboard:
-            replay(workdir / training.METRICS, workdir / "tensorboard")
+            replay(job.workdir / training.METRICS, job.workdir / "tensorboard")
+
+
+def _report(workdir: pathlib.Path) -> None:
+    if jax.process_index() == 0:
         write_report([workdir], workdir)
         _workdir.finish(workdir)
         _tell_result(workdir)
@@ -220,26 +239,22 @@ def _finish(
 
 
 def _texts(
-    setting: Setting,
-    job: training.Job,
-    trained: training.Trained,
-    workdir: pathlib.Path,
-    stop: Stop,
+    setting: Setting, job: training.Job, trained: training.Trained, stop: Stop
 ) -> dict[str, Any]:
     """Scores of the answers to held-out prompts; or, of a language model, only a sample to read."""
-    config, data = setting.config, setting.data
-    apply = lorax.adapt(setting.fn, setting.adapter)
+    config, data, workdir = setting.config, setting.data, job.workdir
     tokenizer, base = setting.subject.tokenizer, here(trained.prepared)
-    first, last = here(job.delta), here(trained.delta)  # process 0 decodes, on its own
+    # process 0 decodes, on its own
+    first, last = (job.given(here(delta)) for delta in (job.delta, trained.delta))
     if config.data.task == "completion" and config.eval.generate:
         split = "test" if "test" in data.held else "validation"
         return answer(
-            config, workdir, apply, base, last, tokenizer,
+            config, workdir, job.apply, base, last, tokenizer,
             data.held[split].records, split, stop.check,
         )  # fmt: skip
     if config.data.task == "language" and config.eval.prompt:
         deltas = {"frozen base": first, "trained": last}
-        continue_prompt(config, workdir, apply, base, deltas, tokenizer)
+        continue_prompt(config, workdir, job.apply, base, deltas, tokenizer)
     return {}
 
 

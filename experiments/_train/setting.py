@@ -21,6 +21,7 @@ from experiments._train.data import (
     labels_of,
     make_data,
     read_splits,
+    reordered,
 )
 from experiments._train.model import Subject, make_subject, make_tokenizer, program
 from experiments._train.scoring import numbers_of
@@ -122,6 +123,22 @@ def make_setting(config: Any) -> Setting:
     _check_fits(setting)
     _check_best(setting)
     return setting
+
+
+def sibling(setting: Setting, config: Any) -> Setting:
+    """That of a config which differs in the adapter's numbers, the optimizer's, and in seeds.
+
+    Nothing is read again: data and model are those of `setting`.
+
+    Raises:
+      LoraxError: numbers that cannot be.
+    """
+    adapter = method.make_adapter(config)
+    method.make_optimizer(config.optimizer, setting.steps)
+    return dataclasses.replace(
+        setting, config=config, adapter=adapter, data=reordered(setting.data, config),
+        loss=method.make_loss(config, setting.fn, adapter),
+    )  # fmt: skip
 
 
 def check(config: Any) -> None:

@@ -8,7 +8,7 @@ restores all of it and goes on as if nothing had happened.
 import contextlib
 import dataclasses
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -16,12 +16,13 @@ import jax
 import lorax
 from experiments._train.method import make_optimizer
 from lorax.core.errors import LoraxError
-from lorax.data.pipeline import Pipeline
+from lorax.data.pipeline import Batches, Pipeline
 from lorax.io.fingerprint import fingerprint
 from lorax.io.run_checkpoint import Checkpoints
 from lorax.parallel.replicas import Replicas
-from lorax.train.loop import Moment, Numbers, Outcome, Plan, train
+from lorax.train.loop import Moment, Outcome, Plan, Save, train
 from lorax.train.metrics import MetricsWriter, Writer
+from lorax.train.records import Numbers
 from lorax.train.step import Loss, State, init_state, make_step
 from lorax.train.stop import Stop
 
@@ -43,7 +44,10 @@ class Job:
       steps: updates in all.
       evaluate: numbers of (base, delta), the base prepared; None for no evaluation.
       sink: makes of the writer of metrics.jsonl one that writes elsewhere too; None for none.
-      measure: of one held-out set, for the end of the run.
+      measure: numbers of one held-out set, of (held, base, delta), for the end of the run.
+      frozen: those of the frozen base, of (held, base).
+      apply: the program of (base, what `given` makes of a delta, inputs).
+      given: from a delta of this run to what `apply` takes.
     """
 
     workdir: pathlib.Path
@@ -58,6 +62,30 @@ class Job:
     evaluate: Callable[[Any, Any], Numbers] | None = None
     sink: Callable[[MetricsWriter], contextlib.AbstractContextManager[Writer]] | None = None
     measure: Callable[..., Numbers] | None = None
+    frozen: Callable[..., Numbers] | None = None
+    apply: Callable[..., Any] | None = None
+    given: Callable[[Any], Any] = lambda delta: delta
+
+
+@dataclasses.dataclass(frozen=True)
+class Opened:
+    """A training with its files open, new or as it was left.
+
+    Attributes:
+      state: to go on from.
+      pending: whether the evaluation of that state is still to be made.
+      batches: from there on.
+      writer: of records.
+      save: of `lorax.train.loop.train`.
+      checkpoints: of the run.
+    """
+
+    state: State
+    pending: bool
+    batches: Batches
+    writer: Writer
+    save: Save
+    checkpoints: Checkpoints
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,8 +118,31 @@ def run(job: Job, devices: Replicas, stop: Stop, say: Callable[[str], None]) -> 
     tx, schedule = make_optimizer(config.optimizer, job.steps)
     step = make_step(job.loss, tx, schedule, accumulate=config.train.accumulate)
     state = init_state(job.delta, tx, jax.random.key(config.seed.dropout))
-    optimizer_bytes = sum(leaf.nbytes for leaf in jax.tree.leaves(state.opt_state))
-    mark = fingerprint(job.base)
+    with opened(job, state, fingerprint(job.base), say) as files:
+        state = devices.everywhere(files.state)
+        prepared = job.adapter.prepare(devices.everywhere(job.base), state.delta)
+        outcome = train(
+            step, state, prepared, map(devices.batch, files.batches), plan(job, files.pending),
+            writer=files.writer, save=files.save, stop=stop,
+            evaluate=_evaluate(job, prepared, say),
+        )  # fmt: skip
+        return ended(job, files, outcome, prepared)
+
+
+@contextlib.contextmanager
+def opened(job: Job, state: State, mark: str, say: Callable[[str], None]) -> Iterator[Opened]:
+    """A context in which a training has its checkpoints, records and data, where they were left.
+
+    Args:
+      job: of the run.
+      state: to begin with, where there is no checkpoint.
+      mark: the fingerprint of the base.
+      say: told of damaged checkpoints, and of a resumption.
+
+    Raises:
+      LoraxError: checkpoints of another base or of other shapes, a disk that refuses.
+    """
+    config = job.config
     with Checkpoints(
         job.workdir / CHECKPOINTS,
         keep=config.checkpoint.keep,
@@ -101,11 +152,9 @@ def run(job: Job, devices: Replicas, stop: Stop, say: Callable[[str], None]) -> 
         found = checkpoints.latest(state, expect={"base": mark})
         for message in found.skipped if found else ():
             say(message)
-        state = devices.everywhere(found.tree if found else state)
         info = found.info if found else {"metrics": 0, "pending": True}
         if found:
             say(f"Resumed {job.label} after step {info['step']} of {job.steps}.")
-        prepared = job.adapter.prepare(devices.everywhere(job.base), state.delta)
         batches = job.pipeline.batches()
         if found:
             batches.restore(info["data"])
@@ -124,16 +173,23 @@ def run(job: Job, devices: Replicas, stop: Stop, say: Callable[[str], None]) -> 
                     metrics=moment.numbers if moment.step else None,  # the base is not best
                 )  # fmt: skip
 
-            outcome = train(
-                step, state, prepared, map(devices.batch, batches),
-                _plan(job, info["pending"]), writer=writer, save=save, stop=stop,
-                evaluate=_evaluate(job, prepared, say),
-            )  # fmt: skip
-        checkpoints.wait()
-        return _chosen(job, checkpoints, outcome, optimizer_bytes, prepared)
+            first = found.tree if found else state
+            yield Opened(first, info["pending"], batches, writer, save, checkpoints)
 
 
-def _plan(job: Job, pending: bool) -> Plan:
+def ended(job: Job, files: Opened, outcome: Outcome, prepared: Any) -> Trained:
+    """What came of it, when everything is on the disk: the last delta, or the best one.
+
+    Raises:
+      LoraxError: the last save failed, or no evaluation told the number whose best is wanted.
+    """
+    files.checkpoints.wait()
+    optimizer_bytes = sum(leaf.nbytes for leaf in jax.tree.leaves(outcome.state.opt_state))
+    return _chosen(job, files.checkpoints, outcome, optimizer_bytes, prepared)
+
+
+def plan(job: Job, pending: bool) -> Plan:
+    """Length and reports of a run; `pending` as in `Opened`."""
     config = job.config
     return Plan(
         job.steps, job.label, config.train.log_every, config.eval.every, config.checkpoint.every,

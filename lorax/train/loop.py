@@ -6,10 +6,8 @@ later ones are under way: the device stays busy, and a NaN is still seen within 
 
 import collections
 import dataclasses
-import math
-import statistics
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple, TextIO
 
 import jax
@@ -17,19 +15,14 @@ import jax
 from lorax.core.errors import LoraxError, LoraxTypeError
 from lorax.train.metrics import Writer
 from lorax.train.progress import progress
+from lorax.train.records import WATCHED, Numbers, Recorder, due
+from lorax.train.records import NotFinite as NotFinite
 from lorax.train.step import Base, State, Step
 from lorax.train.stop import Stop, Stopped
 
 LAG = 2
 """Steps in flight behind the newest."""
 
-WATCHED = ("loss", "l2_grads")
-"""Metrics that must be finite in every step."""
-
-RECENT = 100
-"""Steps whose median is the time of a step, in the records."""
-
-Numbers = Mapping[str, Any]
 Evaluate = Callable[[State], Numbers]
 
 
@@ -48,10 +41,6 @@ class Moment(NamedTuple):
 
 
 Save = Callable[[State, Moment], None]
-
-
-class NotFinite(LoraxError):
-    """A loss or a gradient became NaN or infinite: training cannot go on."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,14 +135,15 @@ def train(
             batch = run.next(source, number)
             state, metrics = step(state, base, batch)
             run.started(number, metrics)
-            report(number, run.text)
-            due = evaluate if _due(number, plan.eval_every, plan.steps) else None
+            report(number, run.records.text)
+            measure = evaluate if due(number, plan.eval_every, plan.steps) else None
             asked = stop is not None and stop.requested()
-            if asked or due or _due(number, plan.save_every, plan.steps):
-                _pause(run, state, number, due, save, stop)
+            if asked or measure or due(number, plan.save_every, plan.steps):
+                _pause(run, state, number, measure, save, stop)
         run.settle()
-        report(plan.steps, run.text)
-    return Outcome(state, run.last, run.seconds_per_step(), run.wait_share())
+        report(plan.steps, run.records.text)
+    records = run.records
+    return Outcome(state, records.last, records.seconds_per_step(), records.wait_share())
 
 
 def _pause(
@@ -173,12 +163,12 @@ def _pause(
             stop.check(where)
         if evaluate is not None:
             numbers = evaluate(state)
-            run.evaluated(number, numbers)
+            run.records.evaluated(number, numbers)
     except Stopped as reason:
         stopped = Stopped(reason.signum, where)
     if save is not None:
         save(state, Moment(number, numbers, evaluate is not None and numbers is None))
-    run.rest()
+    run.records.rest()
     if stopped is not None:
         raise stopped
 
@@ -196,27 +186,18 @@ def _check_types(state: Any, plan: Any) -> None:
 
 
 class _Run:
-    """The steps in flight, and what is known of those that have finished."""
+    """The steps in flight, and the records of those that have finished."""
 
     def __init__(self, plan: Plan, writer: Writer | None):
-        self.plan, self.writer = plan, writer
+        self.plan = plan
+        self.records = Recorder(plan.label, plan.steps, plan.log_every, writer)
         self.pending: collections.deque[tuple[int, Any]] = collections.deque()
-        self.text, self.last = "", dict[str, float]()
-        self.times: list[float] = []
-        self.waits: list[float] = []
-        self.waited = 0.0
-        self.finished: float | None = None  # when the last step did; None after a pause
 
     def next(self, source: Iterator[Any], number: int) -> Any:
         """The next batch; how long it took to come is kept."""
         begun = time.perf_counter()
-        batch = next(source, None)
-        if batch is None:
-            raise LoraxError(
-                f"batches ran out after {number - 1} of {self.plan.steps} steps: lower steps, or "
-                "give batches that repeat"
-            )
-        self.waited += time.perf_counter() - begun
+        batch = next_batch(source, number, self.plan.steps)
+        self.records.waited += time.perf_counter() - begun
         return batch
 
     def started(self, number: int, metrics: Any) -> None:
@@ -229,51 +210,23 @@ class _Run:
         while self.pending:
             self._finish()
 
-    def rest(self) -> None:
-        """What comes before the next step is no part of its time."""
-        self.finished = None
-
-    def evaluated(self, number: int, numbers: Numbers) -> None:
-        self._write(number, "eval", numbers)
-
-    def seconds_per_step(self, recent: int = 0) -> float:
-        return statistics.median(self.times[-recent:]) if self.times else math.nan
-
-    def wait_share(self) -> float:
-        return sum(self.waits) / sum(self.times) if self.times else math.nan
-
     def _finish(self) -> None:
         number, metrics = self.pending.popleft()
         values = jax.device_get([metrics[name] for name in WATCHED])
         watched = dict(zip(WATCHED, values, strict=True))
-        now = time.perf_counter()
-        if self.finished is not None:
-            self.times.append(now - self.finished)
-            self.waits.append(self.waited)
-        self.finished, self.waited = now, 0.0
-        bad = [name for name, value in watched.items() if not math.isfinite(value)]
-        if bad or _due(number, self.plan.log_every, self.plan.steps):
-            self.last = {name: float(value) for name, value in jax.device_get(metrics).items()}
-            extra = {} if not self.times else {"step_time_sec": self.seconds_per_step(RECENT)}
-            self._write(number, "train", self.last | extra)
-        if bad:
-            raise NotFinite(_diagnosis(self.plan.label, number, watched))
-        self.text = f"loss {float(watched['loss']):.3f}"
-
-    def _write(self, number: int, kind: str, numbers: Numbers) -> None:
-        if self.writer is not None:
-            self.writer.write(run=self.plan.label, step=number, kind=kind, **numbers)
+        self.records.finished(number, watched, lambda: jax.device_get(metrics))
 
 
-def _due(number: int, every: int, last: int) -> bool:
-    return number == last or (every > 0 and number % every == 0)
+def next_batch(source: Iterator[Any], number: int, steps: int) -> Any:
+    """The batch of step `number` of `steps`.
 
-
-def _diagnosis(label: str, number: int, watched: Mapping[str, Any]) -> str:
-    seen = ", ".join(f"{name} is {float(value)}" for name, value in watched.items())
-    cure = (
-        "look at the data and the base, which give this before any update"
-        if number == 1
-        else "lower the learning rate or lengthen its warm-up"
-    )
-    return f"{label}: training stopped at step {number}, where {seen}: {cure}"
+    Raises:
+      LoraxError: there are no more.
+    """
+    batch = next(source, None)
+    if batch is None:
+        raise LoraxError(
+            f"batches ran out after {number - 1} of {steps} steps: lower steps, or give batches "
+            "that repeat"
+        )
+    return batch

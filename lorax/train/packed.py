@@ -16,7 +16,7 @@ from lorax.train.gradients import Base, Delta, Loss, Metrics, value_and_grad
 from lorax.train.step import Schedule, State, updated
 
 Numbers = Any
-PackedStep = Callable[[State, Numbers, jax.Array, Base, Any], tuple[State, Metrics]]
+PackedStep = Callable[[State, Numbers, Any, Base, Any], tuple[State, Metrics]]
 Optimizer = Callable[[Numbers], tuple[optax.GradientTransformation, Schedule | None]]
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 Tree = Any
 
@@ -30,7 +31,7 @@ def pad(tree: Tree, like: Tree) -> Tree:
         if x.shape == wanted.shape:
             return x
         widths = [(0, n - m) for m, n in zip(x.shape, wanted.shape, strict=True)]
-        return jnp.pad(x, widths)
+        return np.pad(x, widths) if isinstance(x, np.ndarray) else jnp.pad(x, widths)
 
     return jax.tree.map(one, tree, like)
 
@@ -46,7 +47,12 @@ def cut(tree: Tree, like: Tree) -> Tree:
 
 def stack(trees: Sequence[Tree]) -> Tree:
     """Trees of one shape as one, with a leading axis that enumerates them."""
-    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
+
+    def one(*leaves: Any) -> Any:
+        on_host = all(isinstance(leaf, np.ndarray | np.generic) for leaf in leaves)
+        return np.stack(leaves) if on_host else jnp.stack(leaves)
+
+    return jax.tree.map(one, *trees)
 
 
 def take(stacked: Tree, number: int) -> Tree:

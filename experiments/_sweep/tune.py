@@ -1,0 +1,145 @@
+"""How many units at once, and how many of them side by side? As memory and measured speed say."""
+
+import dataclasses
+import math
+import os
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+AT_ONCE = {"cpu": 512}
+"""Rows of a product that fill a device of the platform: the first guess, before any timing."""
+
+OTHERWISE = 8192
+"""The same of every other platform."""
+
+MOST = 64
+"""Units of a pack: each has files open, and a thread that saves."""
+
+WORTH = 30
+"""Training must take so many times as long as compiling for another width to be tried."""
+
+BETTER = 0.97
+"""Another width is taken if a step takes less than this share of the time."""
+
+TIMED = 3
+"""Steps that are timed of each width; the fastest counts."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """A compiled step of a pack.
+
+    Attributes:
+      step: `step(states, numbers, active, base, batches)`.
+      units: places of the pack.
+      width: of them side by side.
+      bytes: that it needs, arguments and results included.
+      seconds: of one step; NaN where none was timed.
+      compiling: seconds that it took to compile.
+    """
+
+    step: Callable[..., Any]
+    units: int
+    width: int
+    bytes: int
+    seconds: float = math.nan
+    compiling: float = math.nan
+
+
+def units_of(count: int, pack: int = 0) -> int:
+    """Places of a pack for `count` units: as few packs as may be, of like size.
+
+    Args:
+      count: units to train, at least 1.
+      pack: the most in one; 0 for `MOST`.
+    """
+    packs = -(-count // (pack or MOST))
+    return -(-count // packs)
+
+
+def first_width(units: int, rows: int) -> int:
+    """The first guess: so many side by side as fill the device, a power of two or all of them.
+
+    Args:
+      units: of the pack.
+      rows: of a unit's batch that one product sees, its tokens.
+    """
+    wanted = max(1, AT_ONCE.get(jax.default_backend(), OTHERWISE) // rows)
+    if wanted >= units:
+        return units
+    return 2 ** int(math.log2(wanted))
+
+
+def filled(units: int, width: int) -> int:
+    """Places so that groups of `width` have no gap but in the last pack."""
+    return -(-units // width) * width
+
+
+def limit(gibibytes: float = 0.0) -> int:
+    """Bytes that a program may take: as told, or what the device has, or most of the host's."""
+    if gibibytes:
+        return int(gibibytes * 2**30)
+    stats = jax.local_devices()[0].memory_stats() or {}
+    host = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return int(stats.get("bytes_limit") or 0.7 * host)
+
+
+def compiled(step: Callable[..., Any], width: int, arguments: tuple[Any, ...]) -> Program:
+    """`step`, jitted, for arguments of these shapes."""
+    begun = time.perf_counter()
+    made = step.lower(*arguments).compile()
+    took = time.perf_counter() - begun
+    used = made.memory_analysis()
+    size = 0
+    if used is not None:  # some backends do not tell
+        size = used.argument_size_in_bytes + used.output_size_in_bytes + used.temp_size_in_bytes
+        size -= used.alias_size_in_bytes
+    units = arguments[2].shape[0]
+    return Program(made, units, width, size, compiling=took)
+
+
+def timed(program: Program, arguments: tuple[Any, ...]) -> Program:
+    """`program` with the seconds of a step on copies of `arguments`, which are not changed."""
+    best = math.inf
+    for _ in range(TIMED):
+        states = jax.tree.map(jnp.copy, arguments[0])
+        begun = time.perf_counter()
+        jax.block_until_ready(program.step(states, *arguments[1:]))
+        best = min(best, time.perf_counter() - begun)
+    return dataclasses.replace(program, seconds=best)
+
+
+def fastest(
+    first: Program,
+    make: Callable[[int], Program],
+    arguments: tuple[Any, ...],
+    steps: int,
+) -> Program:
+    """`first`, or a program of another width that is faster, where training is long enough.
+
+    Args:
+      first: of the first guess.
+      make: the program of a width.
+      arguments: of a step.
+      steps: that are to be made.
+    """
+    best = timed(first, arguments)
+    if steps * best.seconds < WORTH * first.compiling:
+        return best
+    for factor in (4, 1 / 4):
+        while True:
+            width = int(best.width * factor)
+            width = best.units if width > best.units else width
+            if width < 1 or width == best.width or best.units % width:
+                break
+            other = timed(make(width), arguments)
+            if other.seconds > BETTER * best.seconds:
+                break
+            best = other
+        if best.width != first.width:
+            break
+    return best
