@@ -20,7 +20,7 @@ from typing import Any, Protocol
 
 from experiments._cli import nearest
 from experiments._sweep import launch_local, worker
-from experiments._sweep.tasks import Task, wording
+from experiments._sweep.tasks import Task, units, wording
 from lorax.core.errors import LoraxError, check_choice
 from lorax.train.stop import Stop
 
@@ -148,7 +148,7 @@ def launch(
         width = min(launcher.width, len(todo))
         left = sum(len(task.left()) for task in todo)
         some = f", {width} at a time" if width < len(todo) else ""
-        say(f"{left} units in {len(todo)} tasks{some}; logs: {folder / 'tasks'}")
+        say(f"{units(left)} in {len(todo)} tasks{some}; logs: {folder / 'tasks'}")
         with stop.deferred():
             _Crew(launcher, todo, say).work(stop)
 
@@ -181,7 +181,7 @@ class _Crew:
             while self.waiting or self.running:
                 if stop.requested():
                     self._end()
-                    stop.check(f"with {self._left()} units left")
+                    stop.check(f"with {units(self._left())} left")
                 self._start()
                 time.sleep(PAUSE)
                 self._settle()
@@ -207,10 +207,10 @@ class _Crew:
                 self.lost[task] = reason
                 self.say(f"task {task.name}: {reason}")
             elif left:
-                self.say(f"task {task.name} {wording(code)}: its {left} units are resumed")
+                self.say(f"task {task.name} {wording(code)}: resumed with {units(left)}")
                 self.waiting.append(task)
             else:
-                self.say(f"task {task.name} is done; {self._left()} units are left")
+                self.say(f"task {task.name} is done; {units(self._left())} left")
 
     def _left(self) -> int:
         return sum(len(task.left()) for task in self.all)
@@ -237,9 +237,9 @@ class _Crew:
 
     def _complaint(self) -> str:
         task, reason = next(iter(self.lost.items()))
-        units = sum(len(task.left()) for task in self.lost)
+        left = sum(len(task.left()) for task in self.lost)
         more = f" (and {len(self.lost) - 1} tasks like it)" if len(self.lost) > 1 else ""
         return (
-            f"{units} units are left, of task {task.name}{more}: {reason}; see {task.log}, and run "
+            f"{units(left)} left, of task {task.name}{more}: {reason}; see {task.log}, and run "
             "the same command again"
         )

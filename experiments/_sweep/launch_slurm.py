@@ -9,10 +9,12 @@ import contextlib
 import os
 import pathlib
 import re
+import shutil
 import signal
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from experiments._cli import nearest
 from experiments._sweep.worker import Attended
 from lorax.core.errors import LoraxError, check_choice
 
@@ -45,9 +47,12 @@ def check(options: Mapping[str, str]) -> None:
         ) from None
     from submitit.slurm.slurm import SlurmExecutor
 
+    if options.get("cluster") != "local" and shutil.which("srun") is None:
+        raise LoraxError(
+            "there is no SLURM here (no srun is found): use --launcher=local, or "
+            "--launcher_options=cluster=local"
+        )
     known = [*GENERIC, "cluster", *SlurmExecutor._valid_parameters()]
-    from experiments._cli import nearest
-
     for option in options:
         if option not in known:
             raise LoraxError(
@@ -138,15 +143,8 @@ def _told() -> Iterator[None]:
 
     try:
         yield
-    except RuntimeError as error:
-        if "srun" in str(error):
-            raise LoraxError(
-                "there is no SLURM here (no srun is found): use --launcher=local, or "
-                "--launcher_options=cluster=local"
-            ) from None
-        if isinstance(error, (FailedJobError, FailedSubmissionError)):
-            raise LoraxError(f"SLURM refuses the jobs: {' '.join(str(error).split())}") from None
-        raise
+    except (FailedJobError, FailedSubmissionError) as error:
+        raise LoraxError(f"SLURM refuses the jobs: {' '.join(str(error).split())}") from None
     except (NameError, ValueError, AssertionError) as error:
         raise LoraxError(f"--launcher_options: {' '.join(str(error).split())}") from None
 

@@ -41,7 +41,7 @@ class Task:
         left = self.left()
         self._list.write_text(json.dumps(left, indent=1) + "\n", "utf-8")
         with open(self.log, "ab") as log:
-            log.write(f"--- {time.strftime('%Y-%m-%d %H:%M:%S')}: {len(left)} units\n".encode())
+            log.write(f"--- {time.strftime('%Y-%m-%d %H:%M:%S')}: {units(len(left))}\n".encode())
             self._told = log.tell()
         self._before = self._state()
 
@@ -77,3 +77,8 @@ def wording(code: int) -> str:
         name = signal.Signals(signum).name
         return f"was killed by {name}{' (out of memory?)' * (name == 'SIGKILL')}"
     return f"ended with code {code}"
+
+
+def units(count: int) -> str:
+    """That many units, in words."""
+    return f"{count} unit{'s' * (count != 1)}"

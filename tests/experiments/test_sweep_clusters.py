@@ -34,7 +34,7 @@ CLUSTERS = [("slurm", "submitit", {"cluster": "local"}), ("ray", "ray", {})]
 def test_two_workers_of_a_cluster_one_of_them_killed(tmp_path, name, library, options):
     pytest.importorskip(library)
     ways = ("kill:b", "orphan:c", "nan:d", "mistake:e")
-    with pytest.raises(LoraxError, match="1 units are left, of task 002: no data at 'x'"):
+    with pytest.raises(LoraxError, match="1 unit left, of task 002: no data at 'x'"):
         launched(
             tmp_path, [["a", "b"], ["c", "d"], ["e"]], *ways, name=name, workers=2, step=0.05,
             options=options,

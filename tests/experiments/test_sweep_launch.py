@@ -13,10 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from experiments._sweep import launch as launching
-from experiments._sweep.launch import at_a_time, check, split
+from experiments._sweep.launch import at_a_time, check, launch, split
 from experiments._sweep.tasks import TRIES
 from lorax.core.errors import LoraxError
-from lorax.train.stop import Stopped, catch
+from lorax.train.stop import Stop, Stopped, catch
 from tests.experiments.launches import driver, launched, no_workers, results, send, starts
 
 
@@ -46,7 +46,7 @@ def test_all_units_are_trained_by_as_many_workers_as_asked(tmp_path):
     said = launched(tmp_path, [["a", "b"], ["c"], ["r=1,lr=0.1"]], workers=2)
     assert results(tmp_path) == dict.fromkeys(["a", "b", "c", "r=1,lr=0.1"], "DONE")
     assert said[0].startswith("4 units in 3 tasks, 2 at a time") and len(said) == 4
-    assert said[-1].endswith("0 units are left")
+    assert said[-1].endswith("0 units left")
     assert json.loads((tmp_path / "tasks" / "000.json").read_text()) == ["a", "b"]
     assert launched(tmp_path, [["a", "b"], ["c"]], workers=2) == []  # nothing is left
 
@@ -62,7 +62,9 @@ def test_a_killed_worker_is_started_again_and_goes_on(tmp_path):
     said = launched(tmp_path, [["a", "b", "c"], ["d"]], "kill:b", "nan:d", workers=2)
     assert results(tmp_path) == {"a": "DONE", "b": "DONE", "c": "DONE", "d": "FAILED"}
     assert (starts(tmp_path, "a"), starts(tmp_path, "b")) == (1, 2)
-    assert any("task 000 was killed by SIGKILL (out of memory?): its 2 units" in s for s in said)
+    assert any(
+        "task 000 was killed by SIGKILL (out of memory?): resumed with 2 units" in s for s in said
+    )
 
 
 def test_a_worker_that_gets_no_further_is_given_up_and_the_others_end(tmp_path):
@@ -70,7 +72,7 @@ def test_a_worker_that_gets_no_further_is_given_up_and_the_others_end(tmp_path):
         launched(tmp_path, [["a", "b"], ["c"]], "bug:b")
     assert results(tmp_path) == {"a": "DONE", "c": "DONE"}
     assert starts(tmp_path, "b") == TRIES + 2  # in the first one, a was done
-    assert "1 units are left, of task 000" in str(caught.value)
+    assert "1 unit left, of task 000" in str(caught.value)
     assert "RuntimeError: a bug" in str(caught.value) and "\n" not in str(caught.value)
 
 
@@ -115,6 +117,13 @@ def test_a_signal_has_the_workers_save_and_end(tmp_path, signum):
 
 
 @pytest.mark.runs
+def test_the_verb_itself_is_the_command(tmp_path):
+    argv = ["--config=configs/quickstart.py:smoke", "--sweep=rank", f"--workdir={tmp_path}"]
+    with pytest.raises(LoraxError, match="no sweep .* in .*; see .*000.log"):
+        launch("local", [["rank=1"]], argv, tmp_path, stop=Stop())
+
+
+@pytest.mark.runs
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process of such an end")
 def test_workers_end_after_a_save_when_their_launcher_is_killed(tmp_path):
     process = driver(tmp_path)
@@ -153,8 +162,8 @@ def test_slurm_where_there_is_none(monkeypatch, tmp_path):
     pytest.importorskip("submitit")
     monkeypatch.setenv("PATH", "")
     with pytest.raises(LoraxError, match="there is no SLURM here"):
-        launched(tmp_path, [["a"]], name="slurm")
+        check("slurm", {})
     with pytest.raises(LoraxError, match="no option 'partitoin'; did you mean 'partition'?"):
-        check("slurm", {"partitoin": "x"})
+        check("slurm", {"partitoin": "x", "cluster": "local"})
     with pytest.raises(LoraxError, match="--launcher_options: .*timeout_min"):
         launched(tmp_path, [["a"]], name="slurm", options={"timeout_min": "x", "cluster": "local"})
