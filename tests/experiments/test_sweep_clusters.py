@@ -87,7 +87,7 @@ def test_tasks_are_one_job_array(tmp_path, slurm):
 
 
 def test_a_job_whose_time_is_up_saves_and_is_queued_again(tmp_path, slurm):
-    waiting = threading.Thread(target=warn, args=(tmp_path, slurm))
+    waiting = threading.Thread(target=warn, args=(tmp_path, slurm), daemon=True)
     waiting.start()
     launched(tmp_path, [["a"], ["b"]], name="slurm", step=0.5)
     waiting.join()
