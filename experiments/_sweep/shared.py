@@ -86,7 +86,7 @@ class Shared:
         self._drops = any(_drops(adapter) for adapter in adapters)
         self._traced = differing(units)
         self._padded = Padded(setting.adapter)
-        self._apply = lorax.adapt(setting.fn, self._padded)
+        self._program = run.shareable(setting, self._padded, stop)
         part = setting.config.train
         length = setting.config.data.length if setting.example.ndim == 2 else 1
         self.rows = part.batch // part.accumulate * length
@@ -114,7 +114,8 @@ class Shared:
         numbers = self._numbers(setting, delta)
         whole = pad(numbers, self.number_shapes)
         given = lambda own: _complete(pad(own, self.state_shapes.delta), whole)
-        job = run.make_job(setting, workdir, "train", self._stop, delta, (self._apply, given))
+        own = dataclasses.replace(self._program, given=given)
+        job = run.make_job(setting, workdir, "train", self._stop, delta, own)
         if not config.adapter_from:  # the update is zero, so all units begin with these numbers
             job = dataclasses.replace(job, frozen=functools.partial(self._of_base, job))
         tx, _ = method.make_optimizer(config.optimizer, setting.steps)

@@ -68,6 +68,21 @@ class Job:
 
 
 @dataclasses.dataclass(frozen=True)
+class Shared:
+    """An adapted program that one run has, or several of one shape.
+
+    Attributes:
+      apply: of (base, what `given` makes of a delta, inputs).
+      measure: numbers of a held-out set, of (held, base, what `given` makes of a delta).
+      given: from a delta of the run to what these take.
+    """
+
+    apply: Callable[..., Any]
+    measure: Callable[..., Numbers]
+    given: Callable[[Any], Any]
+
+
+@dataclasses.dataclass(frozen=True)
 class Opened:
     """A training with its files open, new or as it was left.
 
