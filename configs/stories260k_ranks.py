@@ -46,7 +46,7 @@ from configs.stories260k_shakespeare import get_config as one_run
 
 KNOWN = (*BASELINES, "smoke")
 RANKS = (1, 2, 4, 8, 16, 64)
-RATES = (5e-3, 1e-2, 2e-2, 4e-2, 8e-2)
+RATES = (2.5e-3, 5e-3, 1e-2, 2e-2, 4e-2)
 TARGETS = (attention("q,v"), label("all-linear", ("all-linear",)))
 
 reduction = best_of("lr")

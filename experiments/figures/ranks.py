@@ -96,11 +96,11 @@ def arranged(reduced: Reduced) -> tuple[str, list[Series]]:
             value, rest = group.point.get(axis), {n: v for n, v in group.point.items() if n != axis}
             if not isinstance(value, int | float) or isinstance(value, bool):
                 break
-            sorted_.setdefault(_said(rest), {})[value] = group
+            sorted_.setdefault(words_of(rest), {})[value] = group
         else:
             if any(len(members) > 1 for members in sorted_.values()):
                 return axis, [Series(s, dict(sorted(m.items()))) for s, m in sorted_.items()]
-    return "", [Series(_said(group.point), {0.0: group}) for group in groups]
+    return "", [Series(words_of(group.point), {0.0: group}) for group in groups]
 
 
 def reported(reduced: Reduced) -> str:
@@ -168,8 +168,8 @@ def _by_rate(series: Sequence[Series], axis: str, reduced: Reduced, title: str) 
     for axes, (label, lines) in zip(grid, drawn, strict=True):
         for text, group in lines.items():
             _rates(axes, group, text, labels.index(text), len(labels))
-        panels.dress(axes, label if axis else title, "learning rate", _rates_of(lines.values()))
-    for axes in grid[:: min(len(drawn), panels.PER_ROW)] if axis else ():
+        panels.dress(axes, label or title, "learning rate", _rates_of(lines.values()))
+    for axes in grid[:: min(len(drawn), panels.PER_ROW)] if drawn[0][0] else ():
         axes.set_ylabel(title)
     _cut(grid[0], [group for _, lines in drawn for group in lines.values()])
     panels.legend(figure)
@@ -277,6 +277,6 @@ def _title(name: str, config: Mapping[str, Any]) -> str:
     return words.score(name) + (f" ({unit})" if unit else "")
 
 
-def _said(point: Mapping[str, Any]) -> str:
+def words_of(point: Mapping[str, Any]) -> str:
     """{"where": "q,v", "rank": 4} is "q,v, rank 4"."""
-    return ", ".join(v if isinstance(v, str) else f"{n} {v}" for n, v in point.items()) or "all"
+    return ", ".join(v if isinstance(v, str) else f"{n} {v}" for n, v in point.items())

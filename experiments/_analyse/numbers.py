@@ -1,0 +1,160 @@
+"""What is measured of each adapter, and of each comparison? Numbers by leaf, and by kind of matrix.
+
+A kind is what layers have alike: the query of all layers, say.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments._analyse.study import Comparison, Learnt, has_factors
+from experiments.figures.similarity import Shared
+from lorax.analysis.amplification import amplification
+from lorax.analysis.intruders import intruders
+from lorax.analysis.magnitude import magnitude_direction
+from lorax.analysis.spectra import spectra
+from lorax.analysis.subspaces import phi, similarity
+from lorax.core.roles import roles
+
+Leaf = dict[str, Any]
+
+DIRECTIONS, EPSILON = 10, 0.5
+"""Of intruder dimensions: the singular vectors that are looked at, and the cosine."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Measured:
+    """One adapter.
+
+    Attributes:
+      learnt: what was measured.
+      leaves: by path, numbers and lists of them, one an stacked matrix.
+    """
+
+    learnt: Learnt
+    leaves: Mapping[str, Leaf]
+
+
+@dataclasses.dataclass(frozen=True)
+class Compared:
+    """One comparison of A's, or of B's.
+
+    Attributes:
+      comparison: what was compared.
+      factor: "A" or "B".
+      drawn: whether `Shared.start` is that of random matrices.
+      kinds: by kind, φ of all layers and pairs.
+    """
+
+    comparison: Comparison
+    factor: str
+    drawn: bool
+    kinds: Sequence[Shared]
+
+
+def kind(path: str) -> str:
+    """`query` of params/layer_0/attention/query/kernel."""
+    *_, last = ["", *(part for part in path.split("/") if part not in ("kernel", "embedding"))]
+    return last or path
+
+
+def measure(one: Learnt, model: Any = None) -> Measured:
+    """Amplification, spectrum, intruder dimensions, magnitude and direction of every leaf.
+
+    Args:
+      one: an adapter; of one without factors only the last two are there.
+      model: a language model, for the roles of leaves that are trained whole.
+
+    Raises:
+      LoraxError: nothing of it is a matrix.
+    """
+    found: dict[str, Leaf] = {}
+    add = lambda path, **numbers: found.setdefault(path, {"kind": kind(path)}).update(numbers)
+    args = (one.adapter, one.base, one.delta)
+    if has_factors(one):
+        for path, a in amplification(*args).items():
+            add(
+                path, rank=a.rank, shape=list(a.shape), weight=a.weight, update=a.update,
+                from_update=a.from_update, from_weight=a.from_weight, from_random=a.from_random,
+                expected_from_random=a.expected_from_random, factor=a.factor,
+            )  # fmt: skip
+        for path, s in spectra(one.adapter, one.delta, one.base).items():
+            add(
+                path, values=s.values, stable_rank=s.stable_rank, effective_rank=s.effective_rank,
+                numerical_rank=s.numerical_rank,
+            )  # fmt: skip
+    known = _roles(one, model)
+    for path, i in intruders(*args, k=DIRECTIONS, epsilon=EPSILON, roles=known).items():
+        add(path, intruders=i.count, likeness=i.likeness)
+    for path, m in magnitude_direction(*args, roles=known).items():
+        change, turn = m.mean_change, m.mean_turn
+        add(
+            path, magnitude=m.magnitude.mean(axis=1), magnitude_change=change, direction_change=turn
+        )
+    return Measured(one, found)
+
+
+def compare(comparison: Comparison, factor: str = "A") -> Compared:
+    """φ of every pair and layer, by kind, with that at initialisation or of random matrices.
+
+    Raises:
+      LoraxError: the two adapters of a pair have no leaf in common.
+    """
+    everyone = [one for pair in comparison.pairs for one in pair]
+    known = factor == "A" and all(one.start is not None for one in everyone)
+    rng = np.random.default_rng(0)
+    found: dict[tuple[Any, ...], list[tuple[np.ndarray, np.ndarray]]] = {}
+    for a, b in comparison.pairs:
+        trained = similarity(a.adapter, a.delta, b.adapter, b.delta, factor=factor, base=a.base)
+        begun = similarity(a.adapter, a.start, b.adapter, b.start, base=a.base) if known else {}
+        for path, one in trained.items():
+            start = begun[path].phi if known else _random(rng, one.phi.shape, one.dimension)
+            place = (kind(path), one.dimension, *one.phi.shape[1:])
+            found.setdefault(place, []).append((one.phi, start))
+    kinds = [
+        Shared(place[0], place[1], *(np.concatenate(x) for x in zip(*pairs, strict=True)))
+        for place, pairs in found.items()
+    ]
+    return Compared(comparison, factor, not known, kinds)
+
+
+def _random(rng: np.random.Generator, shape: Sequence[int], dimension: int) -> np.ndarray:
+    """φ of Gaussian matrices with as many directions."""
+    n, i, j = shape
+    u, v = (np.linalg.qr(rng.normal(size=(n, dimension, size)))[0] for size in (i, j))
+    return phi(u, v)
+
+
+def _roles(one: Learnt, model: Any) -> Mapping[str, Any] | None:
+    if has_factors(one) or model is None:
+        return None
+    tokens = jax.ShapeDtypeStruct((1, 8), jnp.int32)
+    return roles(model.apply, one.base, tokens)
+
+
+def by_kind(found: Measured, name: str) -> dict[str, float]:
+    """{kind: the mean of a number over its layers}, finite ones alone; "" is all kinds together."""
+    values: dict[str, list[float]] = {}
+    for leaf in found.leaves.values():
+        if name in leaf:
+            numbers = [float(x) for x in np.ravel(leaf[name]) if np.isfinite(x)]
+            for place in (leaf["kind"], ""):
+                values.setdefault(place, []).extend(numbers)
+    return {place: float(np.mean(x)) for place, x in values.items() if x}
+
+
+def plain(value: Any) -> Any:
+    """As JSON has it: lists, and None where a number is not finite."""
+    if isinstance(value, dict):
+        return {name: plain(item) for name, item in value.items()}
+    if isinstance(value, np.ndarray):
+        return plain(value.tolist())
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if isinstance(value, float):
+        return value if np.isfinite(value) else None
+    return value.item() if isinstance(value, np.generic) else value

@@ -1,0 +1,232 @@
+"""How is an analysis told? All numbers in analysis.json, report.md, report.html and plots/."""
+
+import json
+import pathlib
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from experiments._analyse.numbers import (
+    DIRECTIONS,
+    EPSILON,
+    Compared,
+    Measured,
+    by_kind,
+    plain,
+)
+from experiments._analyse.study import Study
+from experiments._report import words
+from experiments._report.page import Block, Figure, Fold, Table, Text, escape, markdown, page
+from experiments._report.tables import Rows
+from experiments._report.words import ABSENT
+from experiments._report.write import put
+from experiments._sweep.reduce import Stat, stat
+from experiments.figures import similarity
+from lorax.core.errors import LoraxError
+
+JSON = "analysis.json"
+
+SIMILARITY = (
+    "φ(i, j) is the share of the first i directions of the one that lies in the first j of the "
+    "other: 1 where one span contains the other. Mean over layers and pairs. Chance is "
+    "max(i, j) / dimension, what independent subspaces share; *start* is φ of the A's at "
+    "initialisation (*random*: of Gaussian matrices, where that is not known). What is not clearly "
+    "above both was not learnt. B begins at zero, so beside it stand random matrices."
+)
+AMPLIFICATION = (
+    "‖Uᵀ W V‖ with the first r singular vectors of ΔW, of W itself, and of a random matrix, whose "
+    "expectation is ‖W‖ r / √(in · out); the factor is ‖ΔW‖ over the first of them. Frobenius "
+    "norms; means over layers, ± standard error over seeds."
+)
+EVERY = (
+    "Means over all adapted matrices, ± standard error over seeds. Stable rank is ‖ΔW‖² / σ₁², "
+    "effective rank the exponential of the entropy of σ / Σσ. Intruders are, of the first "
+    f"{DIRECTIONS} singular vectors of each tuned matrix, those whose cosine with every one of W "
+    f"is below {EPSILON}. ΔM is the mean of |‖w + d‖ − ‖w‖| over columns, ΔD that of 1 − cos."
+)
+SOURCES = (
+    "Sources: Hu et al., arXiv 2106.09685, sections 7.2 and 7.3; Shuttleworth et al., arXiv "
+    "2410.21228; Liu et al., arXiv 2402.09353."
+)
+
+TABLE_7 = {
+    "weight": "‖W‖", "update": "‖ΔW‖", "from_update": "‖UᵀWV‖ of ΔW", "from_weight": "of W",
+    "from_random": "of random", "expected_from_random": "expected", "factor": "factor",
+}  # fmt: skip
+OTHERS = {
+    "stable_rank": "stable rank", "effective_rank": "effective rank",
+    "numerical_rank": "directions", "intruders": "intruders a matrix",
+    "magnitude": "‖w‖", "magnitude_change": "ΔM", "direction_change": "ΔD",
+}  # fmt: skip
+
+
+def write(
+    out: pathlib.Path, study: Study, measured: Sequence[Measured], compared: Sequence[Compared]
+) -> pathlib.Path:
+    """Writes analysis.json, report.md, report.html and plots/*.png; the path of report.md.
+
+    Args:
+      out: a folder, made if it is missing.
+      study: what was analysed.
+      measured: of every adapter.
+      compared: of every comparison, A's and B's.
+
+    Raises:
+      LoraxError: the folder cannot be written, or matplotlib is missing.
+    """
+    figures, pngs = _figures(compared)
+    blocks = _blocks(study, measured, compared, figures)
+    files = {f"plots/{name}.png": png for name, png in pngs.items()}
+    files |= {"report.html": page(study.title, blocks).encode("utf-8", "replace")}
+    files |= {"report.md": markdown(blocks).encode("utf-8", "replace")}
+    files[JSON] = json.dumps(_record(study, measured, compared), allow_nan=False).encode()
+    try:
+        for name, data in files.items():
+            put(out / name, data)
+    except OSError as error:
+        raise LoraxError(
+            f"cannot write the analysis in '{out}' ({error.strerror or error}): make the folder "
+            "writable, free some space, or choose another --workdir"
+        ) from None
+    return out / "report.md"
+
+
+def _blocks(
+    study: Study,
+    measured: Sequence[Measured],
+    compared: Sequence[Compared],
+    figures: Sequence[Figure],
+) -> list[Block]:
+    about = [*study.notes, f"{len(measured)} adapters. {SOURCES}"]
+    blocks: list[Block] = [Text(f"# {escape(study.title)}"), Text(escape(" ".join(about)))]
+    if compared:
+        blocks += [Text("## Subspace similarity"), Text(SIMILARITY), Table(_similarities(compared))]
+        blocks += figures
+    labels = {one.label for c in study.comparisons for pair in c.pairs for one in pair}
+    shown = [m for m in measured if m.learnt.label in labels or not study.comparisons]
+    if rows := _by_kind(shown, TABLE_7):
+        blocks += [Text("## Amplification"), Text(AMPLIFICATION), Table(rows)]
+    both = {"update": "‖ΔW‖", "factor": "factor", **OTHERS}
+    blocks += [Text("## Every adapter"), Text(EVERY), Table(_together(measured, both))]
+    if rows := _by_kind(measured, both):
+        blocks.append(Fold("By kind of matrix", [Table(rows)]))
+    return blocks
+
+
+def _figures(compared: Sequence[Compared]) -> tuple[list[Figure], dict[str, bytes]]:
+    """Of every comparison of A's, for query and value, else the first two kinds."""
+    found, pngs = [], {}
+    for one in (c for c in compared if c.factor == "A"):
+        kinds = [k for k in one.kinds if k.label in ("query", "value")] or list(one.kinds[:2])
+        if not kinds:
+            continue
+        name = re.sub(r"\W+", "_", f"similarity {one.comparison.name}").strip("_")
+        start = "random matrices" if one.drawn else "at initialisation"
+        first, second = one.comparison.first, one.comparison.second
+        pngs[name], svg = similarity.draw(name, kinds, first, second, start)
+        pairs = len(one.comparison.pairs)
+        caption = (
+            f"φ of A for {escape(one.comparison.title)}: mean over "
+            f"{kinds[0].phi.shape[0] // pairs} layers"
+            f"{f' and {pairs} pairs' if pairs > 1 else ''}; bands are the range over them."
+        )
+        found.append(Figure(name, svg, caption))
+    return found, pngs
+
+
+def _similarities(compared: Sequence[Compared]) -> Rows:
+    head = ["", "factor", "matrix", "i", "j", "φ", "start", "chance"]
+    rows = [head]
+    for one in compared:
+        for kind in one.kinds:
+            for i, j in _places(*kind.phi.shape[1:]):
+                phi = _number(_mean(kind.phi[:, i - 1, j - 1]))
+                start = _number(_mean(kind.start[:, i - 1, j - 1]))
+                chance = _number(float(min(1.0, kind.chance[i - 1, j - 1])))
+                begun = f"{start} (random)" if one.drawn else start
+                rows.append([escape(one.comparison.title), one.factor, escape(kind.label), str(i),
+                             str(j), phi, begun, chance])  # fmt: skip
+    return rows
+
+
+def _places(i: int, j: int) -> list[tuple[int, int]]:
+    """The first direction, the smaller rank of both, and all of both."""
+    least = min(i, j)
+    return list(dict.fromkeys(((1, 1), (least, least), (i, j))))
+
+
+def _by_kind(measured: Sequence[Measured], names: dict[str, str]) -> Rows:
+    """One row a label and kind of matrix."""
+    rows: Rows = []
+    for label, members in _labelled(measured).items():
+        kinds = dict.fromkeys(leaf["kind"] for m in members for leaf in m.leaves.values())
+        for kind in kinds:
+            cells = [_stat(members, name, kind) for name in names]
+            if any(cell != ABSENT for cell in cells):
+                rows.append([escape(label), escape(kind), str(len(members)), *cells])
+    return [["", "matrix", "n", *names.values()], *rows] if rows else []
+
+
+def _together(measured: Sequence[Measured], names: dict[str, str]) -> Rows:
+    """One row a label."""
+    rows = [["", "n", *names.values()]]
+    for label, members in _labelled(measured).items():
+        cells = [_stat(members, name, "") for name in names]
+        rows.append([escape(label), str(len(members)), *cells])
+    return rows
+
+
+def _labelled(measured: Sequence[Measured]) -> dict[str, list[Measured]]:
+    found: dict[str, list[Measured]] = {}
+    for one in measured:
+        found.setdefault(one.learnt.label, []).append(one)
+    return found
+
+
+def _stat(members: Sequence[Measured], name: str, kind: str) -> str:
+    found = stat(by_kind(one, name).get(kind) for one in members)
+    return ABSENT if found is None else _said(found)
+
+
+def _said(found: Stat) -> str:
+    error = "" if found.error is None else f" ± {found.error:.2g}"
+    return f"{words.number(found.mean)}{error}"
+
+
+def _number(value: float) -> str:
+    return ABSENT if np.isnan(value) else f"{value:.3f}"
+
+
+def _mean(values: np.ndarray) -> float:
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if len(known) else float("nan")
+
+
+def _record(
+    study: Study, measured: Sequence[Measured], compared: Sequence[Compared]
+) -> dict[str, Any]:
+    """All numbers."""
+    adapters = [
+        {"label": m.learnt.label, "run": m.learnt.run, "leaves": dict(m.leaves)} for m in measured
+    ]
+    similarities = [
+        {
+            "comparison": one.comparison.title,
+            "first": one.comparison.first,
+            "second": one.comparison.second,
+            "pairs": [[a.run, b.run] for a, b in one.comparison.pairs],
+            "factor": one.factor,
+            "kind": kind.label,
+            "dimension": kind.dimension,
+            "start": "random" if one.drawn else "initialisation",
+            "phi": np.round(kind.phi.mean(axis=0), 5),
+            "phi_start": np.round(kind.start.mean(axis=0), 5),
+            "chance": kind.chance,
+        }
+        for one in compared
+        for kind in one.kinds
+    ]
+    found = {"title": study.title, "notes": list(study.notes), "adapters": adapters}
+    return plain({**found, "similarity": similarities})
