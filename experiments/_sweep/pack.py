@@ -135,8 +135,7 @@ class _Packs:
         shared = self.shared
         states = [pad(_on_host(one.state), shared.state_shapes) for one in opened]
         numbers = [pad(jax.device_get(m.numbers), shared.number_shapes) for m in members]
-        width = tune.first_width(size, shared.rows) if self.program is None else self.program.width
-        spare = tune.filled(size, width) - len(members)
+        spare = tune.places(size) - len(members)
         return stack(states + states[:1] * spare), stack(numbers + numbers[:1] * spare)
 
     def _compiled(self, packed: tuple[State, Any], size: int, packs: int) -> tune.Program:
@@ -147,12 +146,12 @@ class _Packs:
         """
         shared, (states, numbers) = self.shared, packed
         pipeline = shared.setting.data.pipeline
-        places = len(states.step)
+        places = tune.places(size)
         batch = jax.tree.map(lambda x: np.stack([x] * places), pipeline[0])
         arguments = states, numbers, np.ones(places, bool), shared.base, batch
         make = lambda width: tune.compiled(shared.step(width), width, arguments)
         with _out_of_memory():
-            program = make(tune.first_width(size, shared.rows))
+            program = make(tune.first_width(places, shared.size))
             if program.bytes > self.limit:
                 needs, has = (f"{x / 2**30:.3g} GiB" for x in (program.bytes, self.limit))
                 raise _TooLarge(f"it needs {needs} of {has}")

@@ -10,10 +10,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-AT_ONCE = {"cpu": 512}
-"""Rows of a product that fill a device of the platform: the first guess, before any timing."""
+FILLED = {"cpu": 2**18}
+"""Numbers of an activation that keep a device busy, by platform: the first guess of a width."""
 
-OTHERWISE = 8192
+OTHERWISE = 2**25
 """The same of every other platform."""
 
 MOST = 64
@@ -51,7 +51,7 @@ class Program:
 
 
 def units_of(count: int, pack: int = 0) -> int:
-    """Places of a pack for `count` units: as few packs as may be, of like size.
+    """The most units of a pack for `count` of them: as few packs as may be, of like size.
 
     Args:
       count: units to train, at least 1.
@@ -61,22 +61,25 @@ def units_of(count: int, pack: int = 0) -> int:
     return -(-count // packs)
 
 
-def first_width(units: int, rows: int) -> int:
-    """The first guess: so many side by side as fill the device, a power of two or all of them.
+def places(units: int) -> int:
+    """Places of a pack of so many units: a few more than units where these have few divisors."""
+    return units if units <= 8 else -(-units // 4) * 4
+
+
+def first_width(places: int, size: int) -> int:
+    """The first guess: so many units side by side as keep the device busy.
 
     Args:
-      units: of the pack.
-      rows: of a unit's batch that one product sees, its tokens.
+      places: of the pack; the width is one of its divisors.
+      size: numbers of an activation of one unit: its rows times the features of a row.
     """
-    wanted = max(1, AT_ONCE.get(jax.default_backend(), OTHERWISE) // rows)
-    if wanted >= units:
-        return units
-    return 2 ** int(math.log2(wanted))
+    return _nearest(places, FILLED.get(jax.default_backend(), OTHERWISE) / size)
 
 
-def filled(units: int, width: int) -> int:
-    """Places so that groups of `width` have no gap but in the last pack."""
-    return -(-units // width) * width
+def _nearest(places: int, wanted: float) -> int:
+    """The divisor of `places` that is nearest, as a ratio."""
+    divisors = [n for n in range(1, places + 1) if places % n == 0]
+    return min(divisors, key=lambda n: abs(math.log(n / wanted)))
 
 
 def limit(gibibytes: float = 0.0) -> int:
@@ -131,11 +134,7 @@ def fastest(
     if steps * best.seconds < WORTH * first.compiling:
         return best
     for factor in (4, 1 / 4):
-        while True:
-            width = int(best.width * factor)
-            width = best.units if width > best.units else width
-            if width < 1 or width == best.width or best.units % width:
-                break
+        while (width := _nearest(best.units, best.width * factor)) != best.width:
             other = timed(make(width), arguments)
             if other.seconds > BETTER * best.seconds:
                 break
