@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 def markdown(rows: Sequence[Sequence[str]]) -> str:
     """The table, its first row the head; the first column is text, the others are numbers."""
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    widths = [max(2, *(len(row[i]) for row in rows)) for i in range(len(rows[0]))]
     lines = [
         "| " + " | ".join([row[0].ljust(widths[0]), *_right(row[1:], widths[1:])]) + " |"
         for row in rows

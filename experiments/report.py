@@ -8,12 +8,14 @@ report.md, report.html (one file that needs no other) and plots/*.png.
     python -m experiments.report --workdir=runs/ranks
 
 A --workdir may also be a folder that holds runs, or a glob in quotes. A report of one --workdir
-goes into it, unless --out says otherwise.
+goes into it, unless --out says otherwise. That of a sweep is written again from its rows; its units
+are runs, DIR/units/NAME.
 """
 
 import argparse
 import glob
 import os
+import pathlib
 
 from experiments import _cli, _flags
 
@@ -27,8 +29,12 @@ def verb(flags: argparse.Namespace) -> None:
             raise _cli.UsageError("several runs: say where the report goes, --out=DIR")
         out = place if os.path.isdir(place) else os.path.dirname(place) or "."
     from experiments._report.write import write_report
+    from experiments._sweep import report as sweeps
 
-    file = write_report(flags.workdir, out)
+    if len(flags.workdir) == 1 and sweeps.is_sweep(flags.workdir[0]):
+        file = sweeps.write_report(pathlib.Path(flags.workdir[0]), pathlib.Path(out))
+    else:
+        file = write_report(flags.workdir, out)
     print(f"{file}\n{file.with_suffix('.html')}")
 
 

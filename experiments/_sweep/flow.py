@@ -12,7 +12,17 @@ from experiments._report.page import require
 from experiments._sweep import check, preview, report, tables
 from experiments._sweep.points import Sweep, read_sweep
 from experiments._sweep.reduce import compared, reduce
-from experiments._sweep.rows import DONE, FAILED, ROWS, left, read_rows, row, state, write_rows
+from experiments._sweep.rows import (
+    DONE,
+    FAILED,
+    ROWS,
+    SWEEP,
+    left,
+    read_rows,
+    row,
+    state,
+    write_rows,
+)
 from experiments._sweep.search import check as check_search
 from experiments._sweep.trials import RATE, Search
 from experiments._sweep.units import Unit, axes_of, make_units, reduction_of
@@ -21,8 +31,6 @@ from experiments.figures import curves
 from lorax.core.errors import LoraxError
 from lorax.io.json_file import read_json
 from lorax.train.stop import Stop, Stopped, catch
-
-SWEEP = "sweep.json"
 
 
 class Asked(NamedTuple):
@@ -108,7 +116,7 @@ def tell(call: Call, asked: Asked, argv: Sequence[str]) -> None:
 def _sweep(call: Call, asked: Asked, planned: Planned, argv: Sequence[str], stop: Stop) -> None:
     """All of it, in a workdir that is held; one that is complete is only told again."""
     units, best_of, search = planned
-    record = _record(asked, units, best_of)
+    record = _record(call, asked, units, best_of)
     if _complete(call, record):
         print(f"This sweep was finished before, in {call.workdir}; nothing is done again.")
         return _tell_result(call, best_of)
@@ -119,13 +127,14 @@ def _sweep(call: Call, asked: Asked, planned: Planned, argv: Sequence[str], stop
         train = lambda some: _train(left(call.workdir, some), call, asked, stop, argv)
         if search:
             units = search.run(train)
-            _write_record(call, _record(asked, units, best_of))
+            _write_record(call, _record(call, asked, units, best_of))
         else:
             before = len(units) - len(left(call.workdir, units))
             print(f"{len(units)} units, {before} of them ended before.")
             train(units)
         stop.where = "before the report"
-        _report(call, units, best_of)
+        write_rows(call.workdir, [row(call.workdir, unit) for unit in units])
+        report.write_report(call.workdir)
         if rest := left(call.workdir, units):
             raise LoraxError(
                 f"{len(rest)} of {len(units)} units have not ended, the first '{rest[0].name}': "
@@ -141,7 +150,9 @@ def _search(call: Call, asked: Asked, sweep: Sweep) -> Search | None:
     low, high = asked.search
     check_search(low, high, asked.trials)
     by = sweep.reduction.by if sweep.reduction else ""
-    return Search(call.config, sweep.points, call.workdir, low, high, asked.trials, by)
+    return Search(
+        call.config, sweep.points, call.workdir, low, high, asked.trials, by, call.overrides
+    )
 
 
 def _check(call: Call, asked: Asked, units: Sequence[Unit]) -> None:
@@ -160,11 +171,14 @@ def _check(call: Call, asked: Asked, units: Sequence[Unit]) -> None:
     check.trainable(left(call.workdir, units), check.ready, print)
 
 
-def _record(asked: Asked, units: Sequence[Unit], best_of: BestOf | None) -> dict[str, Any]:
+def _record(
+    call: Call, asked: Asked, units: Sequence[Unit], best_of: BestOf | None
+) -> dict[str, Any]:
     """What sweep.json says."""
     names = [name.strip() for name in asked.sweep.split(",") if name.strip()]
     search = {"search": [*asked.search, asked.trials]} if asked.search else {}
     return {
+        "page": call.config_name,
         "sweep": names,
         **search,
         "axes": list(axes_of(units)),
@@ -244,16 +258,6 @@ def _train(
         asked.launcher, launch.split(programs(units), asked.workers), argv, call.workdir,
         workers=asked.workers, options=asked.options, say=print, stop=stop,
     )  # fmt: skip
-
-
-def _report(call: Call, units: Sequence[Unit], best_of: BestOf | None) -> None:
-    """rows.jsonl, report.md, report.html, plots/."""
-    rows = [row(call.workdir, unit) for unit in units]
-    write_rows(call.workdir, rows)
-    reduced = reduce(rows, best_of, call.config.checkpoint.to_dict())
-    env = read_json(call.workdir / "env.json")
-    config = _workdir.plain(call.config)
-    report.write(call.workdir, call.config_name, config, rows, reduced, env)
 
 
 def _tell_result(call: Call, best_of: BestOf | None) -> None:

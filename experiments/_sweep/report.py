@@ -4,10 +4,12 @@ Only rows are read, and the page's config: a report can be written again from ro
 """
 
 import json
+import os
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from configs._sweeps import BestOf
 from experiments._report import sections, words
 from experiments._report.page import (
     Block,
@@ -19,15 +21,17 @@ from experiments._report.page import (
     fence,
     markdown,
     page,
+    require,
 )
 from experiments._report.tables import common, environment
 from experiments._report.write import put
 from experiments._sweep import tables
-from experiments._sweep.reduce import FROM_RANK, Reduced, grid_step
-from experiments._sweep.rows import DONE, FAILED, Row
+from experiments._sweep.reduce import FROM_RANK, Reduced, grid_step, reduce
+from experiments._sweep.rows import DONE, FAILED, ROWS, SWEEP, Row, read_rows
 from experiments._sweep.units import is_seed
 from experiments.figures import ranks
 from lorax.core.errors import LoraxError
+from lorax.io.json_file import read_json
 
 MEANS = (
     "Mean ± standard error over n seeds: the sample standard deviation over √n, with n − 1 in the "
@@ -47,8 +51,33 @@ MOVES = (
 )
 
 
+def is_sweep(place: str | os.PathLike[str]) -> bool:
+    """Is `place` the workdir of a sweep whose units were trained?"""
+    folder = pathlib.Path(os.path.expanduser(place))
+    return (folder / SWEEP).is_file() and (folder / ROWS).is_file()
+
+
+def write_report(workdir: pathlib.Path, out: pathlib.Path | None = None) -> pathlib.Path:
+    """Writes report.md, report.html and plots/ from the files of a sweep; the path of report.md.
+
+    Args:
+      workdir: of the sweep, with sweep.json, rows.jsonl, config.json and env.json.
+      out: where the report goes; None for `workdir`.
+
+    Raises:
+      LoraxError: a file is missing or damaged, `out` cannot be written, or matplotlib or
+        markdown-it-py is missing.
+    """
+    sweep, config = read_json(workdir / SWEEP), read_json(workdir / "config.json")
+    rows, chosen = read_rows(workdir / ROWS), tuple(sweep.get("best_of", ()))
+    best_of = BestOf(chosen, sweep.get("by", "")) if chosen else None
+    reduced = reduce(rows, best_of, config.get("checkpoint"))
+    env = read_json(workdir / "env.json")
+    return write(out or workdir, sweep.get("page", ""), config, rows, reduced, env)
+
+
 def write(
-    workdir: pathlib.Path,
+    folder: pathlib.Path,
     page_name: str,
     config: Mapping[str, Any],
     rows: Sequence[Row],
@@ -58,7 +87,7 @@ def write(
     """Writes report.md, report.html and plots/; the path of report.md.
 
     Args:
-      workdir: of the sweep.
+      folder: where they go.
       page_name: what --config was.
       config: of the page, plain.
       rows: of all units, at least one.
@@ -68,6 +97,7 @@ def write(
     Raises:
       LoraxError: the folder cannot be written, or matplotlib or markdown-it-py is missing.
     """
+    require()
     title, about = _about(page_name, config, rows)
     blocks: list[Block] = [Text(f"# {escape(title)}"), Text(about)]
     blocks += sections.items("Warnings", _warnings(rows, reduced))
@@ -91,13 +121,13 @@ def write(
     files["report.md"] = markdown(blocks).encode("utf-8", "replace")
     try:
         for name, data in files.items():
-            put(workdir / name, data)
+            put(folder / name, data)
     except OSError as error:
         raise LoraxError(
-            f"cannot write the report in '{workdir}' ({error.strerror or error}): make the folder "
+            f"cannot write the report in '{folder}' ({error.strerror or error}): make the folder "
             "writable, or free some space, and run the same command again"
         ) from None
-    return workdir / "report.md"
+    return folder / "report.md"
 
 
 def axes(rows: Sequence[Row]) -> dict[str, list[Any]]:

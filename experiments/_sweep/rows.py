@@ -10,7 +10,7 @@ from experiments._sweep.units import Unit
 from lorax.core.errors import LoraxError
 from lorax.train.metrics import read_metrics
 
-ROWS, UNITS = "rows.jsonl", "units"
+SWEEP, ROWS, UNITS = "sweep.json", "rows.jsonl", "units"
 DONE, FAILED, STARTED, NEW = "done", "failed", "started", "new"
 
 SETTING = ("unit", "point", "state", "failed", "adapter", "rank", "alpha", "scaling", "initializer",
@@ -77,12 +77,11 @@ def read_rows(file: pathlib.Path) -> list[dict[str, Any]]:
     Raises:
       LoraxError: there is none, or it is damaged.
     """
-    try:
-        return read_metrics(file)
-    except LoraxError:
+    if not file.is_file():
         raise LoraxError(
             f"no rows at '{file}': expected {ROWS} in the --workdir of an experiments.sweep"
-        ) from None
+        )
+    return read_metrics(file)
 
 
 def write_rows(workdir: pathlib.Path, rows: Sequence[Row]) -> None:

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from configs._sweeps import SHORT, Point
@@ -29,6 +29,7 @@ class Search:
       trials: rates a point.
       by: the validation number that rates are compared by; empty for `checkpoint.best` where that
         is one, else validation/loss.
+      overrides: of the command line, to find one that no unit keeps.
     """
 
     config: Any
@@ -38,6 +39,7 @@ class Search:
     high: float
     trials: int
     by: str = ""
+    overrides: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def units(self, rate: float = 0.0) -> list[Unit]:
         """Every point at one rate; by default at the middle of the search.
@@ -47,7 +49,7 @@ class Search:
         """
         middle = search.rounded(math.sqrt(self.low * self.high))
         points = [{**point, RATE: rate or middle} for point in self._points()]
-        return make_units(self.config, points)
+        return make_units(self.config, points, self.overrides)
 
     def run(self, train: Callable[[Sequence[Unit]], None]) -> list[Unit]:
         """Every unit that was tried; those that have a result are not trained again.

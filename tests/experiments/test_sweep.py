@@ -6,7 +6,7 @@ import signal
 
 import pytest
 
-from experiments import sweep
+from experiments import report, sweep
 from experiments._cli import parse
 from experiments._sweep.rows import read_rows
 from experiments._sweep.search import check as check_search
@@ -59,6 +59,19 @@ def test_a_sweep_trains_every_unit_and_reports(where, tmp_path):
     for name in ("config.json", "env.json", "overrides.json", "report.html", "plots", "DONE"):
         assert (folder / name).exists(), name
     assert said.out[-1].startswith("Done: ")
+
+
+def test_the_report_can_be_written_again_from_its_files(where, tmp_path, capsys):
+    run(Trainer(), *where, figures=True)
+    folder, other = tmp_path / "sweep", tmp_path / "other"
+    assert report.main([f"--workdir={folder}", f"--out={other}"]) == 0
+    assert capsys.readouterr().out.splitlines()[0] == str(other / "report.md")
+    for name in ("report.md", "report.html"):
+        assert (other / name).read_bytes() == (folder / name).read_bytes()
+    assert report.main([f"--workdir={folder}/units/{FIRST}", f"--out={tmp_path / 'one'}"]) == 0
+    (folder / "rows.jsonl").write_text("no\n")
+    assert report.main([f"--workdir={folder}"]) == 1
+    assert "rows.jsonl' line 1 is not a JSON object" in capsys.readouterr().err
 
 
 def test_a_finished_sweep_is_told_again_and_one_that_gained_units_goes_on(where, tmp_path):
