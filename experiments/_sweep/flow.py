@@ -89,6 +89,11 @@ def tell(call: Call, asked: Asked, argv: Sequence[str]) -> None:
       LoraxError: a user's mistake, a disk that refuses, or all units failed; what is saved stays.
       Ended: a signal came; what was done is saved.
     """
+    if asked.launcher and not asked.dry_run:
+        from experiments._sweep import launch
+
+        launch.check(asked.launcher, asked.options)
+        launch.leave_devices()
     sweep = read_sweep(call.config_name, call.config, asked.sweep, alone=asked.search is not None)
     search = _search(call, asked, sweep)
     units = search.units() if search else make_units(call.config, sweep.points, call.overrides)
@@ -120,7 +125,7 @@ def _sweep(call: Call, asked: Asked, planned: Planned, argv: Sequence[str], stop
     if _complete(call, record):
         print(f"This sweep was finished before, in {call.workdir}; nothing is done again.")
         return _tell_result(call, best_of)
-    _check(call, asked, units)
+    _check(call, units)
     _reopen(call)
     with _workdir.entered(call, resume=True):
         _write_record(call, record)
@@ -155,18 +160,14 @@ def _search(call: Call, asked: Asked, sweep: Sweep) -> Search | None:
     )
 
 
-def _check(call: Call, asked: Asked, units: Sequence[Unit]) -> None:
+def _check(call: Call, units: Sequence[Unit]) -> None:
     """What can be found out before anything is written.
 
     Raises:
-      LoraxError: a unit that cannot be run, or what the report or the launcher takes is not there.
+      LoraxError: a unit that cannot be run, or a library of the report is not there.
     """
     curves.require()
     require()
-    if asked.launcher:
-        from experiments._sweep import launch
-
-        launch.check(asked.launcher, asked.options)
     check.same_as_before(call.workdir, units)
     check.trainable(left(call.workdir, units), check.ready, print)
 
@@ -254,8 +255,9 @@ def _train(
     from experiments._sweep import launch
     from experiments._sweep.program import programs
 
+    tasks = launch.split(programs(units), launch.at_a_time(asked.launcher, asked.workers))
     launch.launch(
-        asked.launcher, launch.split(programs(units), asked.workers), argv, call.workdir,
+        asked.launcher, tasks, argv, call.workdir,
         workers=asked.workers, options=asked.options, say=print, stop=stop,
     )  # fmt: skip
 

@@ -207,15 +207,15 @@ def test_a_launcher_is_given_tasks_and_the_command(where, tmp_path, monkeypatch)
         trainer.run_units([by_name[unit] for task in tasks for unit in task], folder, None)
 
     monkeypatch.setattr("experiments._sweep.launch.launch", launch)
+    monkeypatch.setattr("experiments._sweep.launch.leave_devices", lambda: calls.append("left"))
     said = run(
         trainer, *where, "--sweep=where,seed", "--launcher", "local", "--workers=2",
         "--launcher_options=", "--config.train.steps=3",
     )  # fmt: skip
     assert said.code == 0, said
-    ((name, tasks, argv, folder, named),) = calls
-    assert (name, folder, named["workers"], named["options"]) == (
-        "local", tmp_path / "sweep", 2, {}
-    )  # fmt: skip
+    left, (name, tasks, argv, folder, named) = calls
+    assert (left, name, folder) == ("left", "local", tmp_path / "sweep")
+    assert (named["workers"], named["options"]) == (2, {})
     assert [len(task) for task in tasks] == [3, 3]
     assert argv == [*where, "--sweep=where,seed", "--config.train.steps=3"]
     call = parse(argv, "", sweep.FLAGS)
