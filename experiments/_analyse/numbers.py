@@ -25,6 +25,9 @@ Leaf = dict[str, Any]
 DIRECTIONS, EPSILON = 10, 0.5
 """Of intruder dimensions: the singular vectors that are looked at, and the cosine."""
 
+DRAWS = 16
+"""Pairs of random matrices beside each pair that was trained."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Measured:
@@ -123,10 +126,10 @@ def compare(comparison: Comparison, factor: str = "A") -> Compared:
 
 
 def _random(rng: np.random.Generator, shape: Sequence[int], dimension: int) -> np.ndarray:
-    """φ of Gaussian matrices with as many directions."""
+    """φ of Gaussian matrices with as many directions, `DRAWS` times as many of them."""
     n, i, j = shape
-    u, v = (np.linalg.qr(rng.normal(size=(n, dimension, size)))[0] for size in (i, j))
-    return phi(u, v)
+    draw = lambda size: np.linalg.qr(rng.normal(size=(DRAWS * n, dimension, size)))[0]
+    return phi(draw(i), draw(j))
 
 
 def _roles(one: Learnt, model: Any) -> Mapping[str, Any] | None:

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 
 from configs._sweeps import BestOf
+from experiments._report.words import short
 from experiments._sweep.reduce import Group, Reduced, reduce
 from experiments._sweep.rows import DONE, ROWS, Row, folder, read_rows
 from experiments._sweep.units import is_seed
@@ -83,7 +84,13 @@ def of_adapters(title: str, learnt: Sequence[Learnt]) -> Study:
     factored = [one for one in learnt if has_factors(one)]
     pairs = itertools.combinations(factored, 2)
     comparisons = [
-        Comparison(f"pair_{n}", f"{a.label} and {b.label}", a.label, b.label, [(a, b)])
+        Comparison(
+            f"pair_{n}",
+            f"{a.label} and {b.label}",
+            short(a.label, 24),
+            short(b.label, 24),
+            [(a, b)],
+        )
         for n, (a, b) in enumerate(pairs, 1)
     ]
     return Study(title, learnt, comparisons, ())

@@ -30,7 +30,7 @@ class Shared:
       label: of the kind, "query" say.
       dimension: of the space that the directions lie in.
       phi: (n, i, j) of n layers, or layers of several pairs of runs; NaN where there is none.
-      start: (n, i, j) of the same at initialisation, or of random matrices.
+      start: (m, i, j) of the same at initialisation, or of m pairs of random matrices.
     """
 
     label: str
