@@ -127,6 +127,7 @@ class _Pack:
         ]
         self.failures: list[NotFinite | None] = [None] * len(lanes)
         self.newest: list[Any] = [None] * len(lanes)
+        self.unsaved: set[int] = set()  # units that moved since they were saved
         self.flying: collections.deque[tuple[dict[int, int], Any]] = collections.deque()
 
     @property
@@ -139,7 +140,8 @@ class _Pack:
         """For the progress display."""
         failed = sum(failure is not None for failure in self.failures)
         texts = [r.text for r, f in zip(self.records, self.failures, strict=True) if f is None]
-        lowest = min((text for text in texts if text), default="")
+        value = lambda text: float(text.split()[-1])
+        lowest = min((text for text in texts if text), default="", key=value)
         return f"lowest {lowest}{f', {failed} failed' if failed else ''}" if lowest else ""
 
     def is_due(self, i: int, every: int) -> bool:
@@ -162,6 +164,7 @@ class _Pack:
         self.states, metrics = self.step(
             self.states, self.numbers, active, self.base, self._batches()
         )
+        self.unsaved |= moving
         self.flying.append(({i: self.at[i] for i in moving}, metrics))
         if len(self.flying) > LAG:
             self._finish()
@@ -173,7 +176,7 @@ class _Pack:
             self._finish()
 
     def pause(self, lanes: set[int], measured: set[int]) -> None:
-        """Between two steps: units are measured and saved; all of them, if the end is asked for."""
+        """Between two steps: units are measured and saved; all that moved, if the end is asked."""
         signum = None if self.stop is None else self.stop.signum
         if not lanes and signum is None:
             return
@@ -185,7 +188,7 @@ class _Pack:
         if stopped is None and signum is not None:
             stopped = Stopped(signum, self._where)
         if stopped is not None:
-            for i in set(range(len(self.lanes))) - lanes:
+            for i in sorted(self.unsaved - lanes):
                 if self.failures[i] is None:
                     self._save(i, self._own(host, i), Moment(self.at[i], None, False))
             raise stopped
@@ -219,7 +222,8 @@ class _Pack:
 
     def _finish(self) -> None:
         moved, metrics = self.flying.popleft()
-        watched = jax.device_get({name: metrics[name] for name in WATCHED})
+        values = jax.device_get([metrics[name] for name in WATCHED])
+        watched = dict(zip(WATCHED, values, strict=True))
         whole = functools.cache(lambda: jax.device_get(metrics))
         for i, number in moved.items():
             if self.failures[i] is not None:
@@ -251,6 +255,7 @@ class _Pack:
 
     def _save(self, i: int, state: State, moment: Moment) -> None:
         save = self.lanes[i].save
+        self.unsaved.discard(i)
         if save is not None:
             save(state, moment)
 
