@@ -62,9 +62,7 @@ def test_a_number_that_is_none_is_recorded_and_raised(name, value):
     kept = Kept()
     recorder = Recorder("toy", 50, 10, kept)
     bad = FINE | {name: value}
-    with pytest.raises(
-        NotFinite, match=f"toy: training stopped at step 3, where .*{name} is {value}"
-    ):
+    with pytest.raises(NotFinite, match=f"toy: .* at step 3, where .*{name} is {value}"):
         recorder.finished(3, bad, lambda: bad)
     (record,) = kept
     assert record["step"] == 3 and record["kind"] == "train"
