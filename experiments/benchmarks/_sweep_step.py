@@ -8,8 +8,9 @@ the first layer's input.
 
 import dataclasses
 import functools
+import os
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -17,15 +18,16 @@ import jax.numpy as jnp
 import numpy as np
 
 import lorax
+from experiments._sweep import tune
 from experiments.benchmarks import _measure as measure
-from experiments.benchmarks.step import floor_loss
+from experiments.benchmarks._floor import floor_loss
 from lorax.adapters.padded import Padded, with_numbers
 from lorax.data.batch import Batch
 from lorax.models.llama import Llama
 from lorax.models.llama_config import LlamaConfig
 from lorax.train.losses import next_token_loss
 from lorax.train.optim import adamw
-from lorax.train.packed import PackedStep, make_packed_step
+from lorax.train.packed import make_packed_step
 from lorax.train.stacks import common, pad, stack
 from lorax.train.step import init_state, make_step
 
@@ -35,8 +37,9 @@ MODEL = LlamaConfig(
 WORK = "LLaMA shape, 4 layers, d 512, hidden 1024, V 512, LoRA all-linear, AdamW, f32, rows of 128"
 ALPHA, ROW, RATES = 16.0, 128, (1e-3, 2e-3)
 GATE_STEPS, GATE = 5, 1e-5
-WIDTHS = (1, 2, 4, 8)
-"""What is tried beside all units at once."""
+MEMORY_TOKENS = 64
+LONG = 10**9
+"""Steps of a training that is long enough for every width to be tried."""
 
 
 class Unit(NamedTuple):
@@ -106,22 +109,27 @@ class Work:
         program = jax.jit(jax.value_and_grad(floor_loss(self.model.apply)))
         return lambda: program(shift, self.base, inputs)
 
-    def packed(self, width: int) -> Callable[[], jax.Array]:
-        """One step of all units by one program, `width` of them side by side: the losses."""
-        step, (states, *others) = self._packed(width)
+    def packed(self, program: tune.Program) -> Callable[[], jax.Array]:
+        """One step of all units by one program: the losses."""
+        states, *others = self.arguments
+        states = jax.tree.map(jnp.copy, states)  # which are donated
 
         def run() -> jax.Array:
             nonlocal states
-            states, metrics = step(states, *others)
+            states, metrics = program.step(states, *others)
             return metrics["loss"]
 
         return run
 
-    def sizes(self, width: int) -> dict[str, float]:
-        """MiB of the compiled packed step, and of the base in it."""
-        step, arguments = self._packed(width)
-        base = sum(leaf.nbytes for leaf in jax.tree.leaves(self.base)) / 2**20
-        return measure.memory(step.lower(*arguments).compile()) | {"base": round(base, 1)}
+    def program(self, width: int) -> tune.Program:
+        """The compiled packed step, `width` units of it side by side."""
+        step = make_packed_step(
+            next_token_loss(self.model.apply, Padded(_adapter(self.units[0].rank))),
+            lambda numbers: (adamw(numbers["rate"]), None),
+            lambda delta, numbers: dataclasses.replace(numbers["adapter"], delta=delta),
+            width=width,
+        )
+        return tune.compiled(step, width, self.arguments)
 
     def _states(self) -> list[Any]:
         return [
@@ -129,39 +137,37 @@ class Work:
             for delta, unit in zip(self.deltas, self.units, strict=True)
         ]
 
-    def _packed(self, width: int) -> tuple[PackedStep, tuple[Any, ...]]:
-        """The step, and its arguments: states, numbers, active, base, batches."""
-        states, units = self._states(), self.units
+    @functools.cached_property
+    def arguments(self) -> tuple[Any, ...]:
+        """Of the packed step: states, numbers, active, base, batches."""
+        states = self._states()
         whole = [
             with_numbers(_adapter(unit.rank), self.base, delta, dropout=False)
-            for unit, delta in zip(units, self.deltas, strict=True)
+            for unit, delta in zip(self.units, self.deltas, strict=True)
         ]
-        shapes = common(states), common(whole)
         numbers = {
-            "adapter": stack([pad(one, shapes[1]) for one in whole]),
-            "rate": jnp.asarray([unit.rate for unit in units]),
+            "adapter": _stacked(whole),
+            "rate": jnp.asarray([unit.rate for unit in self.units]),
         }
-        step = make_packed_step(
-            next_token_loss(self.model.apply, Padded(_adapter(units[0].rank))),
-            lambda numbers: (adamw(numbers["rate"]), None),
-            lambda delta, numbers: dataclasses.replace(numbers["adapter"], delta=delta),
-            width=width,
-        )
-        stacked = stack([pad(state, shapes[0]) for state in states])
-        return step, (stacked, numbers, jnp.ones(len(units), bool), self.base, self.batches)
+        active = jnp.ones(len(states), bool)
+        return _stacked(states), numbers, active, self.base, self.batches
+
+
+def _stacked(trees: Sequence[Any]) -> Any:
+    return stack([pad(tree, common(trees)) for tree in trees])
 
 
 def _adapter(rank: int) -> lorax.LoRA:
     return lorax.LoRA(rank=rank, alpha=ALPHA, where="all-linear")
 
 
-def gate(work: Work, width: int) -> float:
+def gate(work: Work, program: tune.Program) -> float:
     """The largest relative difference of a packed unit's loss from its loss alone, in a few steps.
 
     Raises:
       RuntimeError: it is above 1e-5.
     """
-    alone, packed = work.in_turn(), work.packed(width)
+    alone, packed = work.in_turn(), work.packed(program)
     worst = 0.0
     for _ in range(GATE_STEPS):
         wanted = np.array([float(loss) for loss in alone()])
@@ -172,48 +178,62 @@ def gate(work: Work, width: int) -> float:
 
 
 def timed(units: int, tokens: int, ranks: Sequence[int], rounds: int) -> dict[str, Any]:
-    """Ratios of one setting: the width is chosen in rounds of its own, before the others."""
+    """Ratios of one setting, at the width that a sweep chooses, in steps before all others."""
     work = Work(units, tokens, ranks)
-    widths = sorted({width for width in (*WIDTHS, units) if units % width == 0})
-    runs: dict[Any, Callable[[], Any]] = {width: work.packed(width) for width in widths}
-    measure.interleaved(runs, 1)
-    trial = {width: min(seconds) for width, seconds in measure.interleaved(runs, 3).items()}
-    width = min(trial, key=trial.__getitem__)
-    runs = {"packed": runs[width], "all_side_by_side": runs[units]}
-    runs |= {"in_turn": work.in_turn(), "floor": work.floor()}
+    made: dict[int, tune.Program] = {}
+
+    def make(width: int) -> tune.Program:
+        return made.setdefault(width, work.program(width))
+
+    first = make(tune.first_width(units, tokens))
+    chosen = tune.fastest(first, make, work.arguments, LONG)
+    worst = gate(work, chosen)
+    runs: dict[str, Callable[[], Any]] = {
+        "packed": work.packed(chosen),
+        "all_side_by_side": work.packed(make(units)),
+        "in_turn": work.in_turn(),
+        "floor": work.floor(),
+    }
     measure.interleaved(runs, 2)
     seconds = measure.interleaved(runs, rounds)
+    ratio = functools.partial(measure.ratio, seconds)
     return {
         "units": units,
         "tokens_a_unit": tokens,
-        "width": width,
-        "largest_relative_difference_of_losses": float(f"{gate(work, width):.1e}"),
-        "in_turn_over_packed": measure.ratio(seconds, "in_turn", "packed"),
-        "in_turn_over_all_side_by_side": measure.ratio(seconds, "in_turn", "all_side_by_side"),
-        "packed_over_floor": measure.ratio(seconds, "packed", "floor"),
-        "in_turn_over_floor": measure.ratio(seconds, "in_turn", "floor"),
+        "width": chosen.width,
+        "widths_tried": sorted(made),
+        "largest_relative_difference_of_losses": float(f"{worst:.1e}"),
+        "in_turn_over_packed": ratio("in_turn", "packed"),
+        "in_turn_over_all_side_by_side": ratio("in_turn", "all_side_by_side"),
+        "packed_over_floor": ratio("packed", "floor"),
+        "in_turn_over_floor": ratio("in_turn", "floor"),
         "median_milliseconds": {
             name: round(1e3 * statistics.median(values), 2) for name, values in seconds.items()
         },
-        "milliseconds_by_width": {str(w): round(1e3 * value, 2) for w, value in trial.items()},
+        "load_average": round(os.getloadavg()[0], 2),
     }
 
 
-def memory(counts: Sequence[int], tokens: int, ranks: Sequence[int]) -> Mapping[str, Any]:
-    """MiB of the packed step of several numbers of units side by side, and their shares of one."""
-    sizes = {count: Work(count, tokens, ranks).sizes(count) for count in (1, *counts)}
-    one = sizes[1]
+def memory(counts: Sequence[int], tokens: int, ranks: Sequence[int]) -> dict[str, Any]:
+    """MiB of the packed step of 1 and of `counts` units side by side, and the share of each unit.
+
+    The argument without the base, and the temporary memory, are divided by as many times those of
+    one unit; the base is in the argument once.
+    """
+    sizes: dict[int, dict[str, float]] = {}
+    for count in (1, *counts):
+        work = Work(count, tokens, ranks)
+        base = sum(leaf.nbytes for leaf in jax.tree.leaves(work.base)) / 2**20
+        sizes[count] = measure.memory(work.program(count).step) | {"base": round(base, 1)}
+    own = {count: size["argument"] - size["base"] for count, size in sizes.items()}
     return {
         "tokens_a_unit": tokens,
         "mib": {str(count): size for count, size in sizes.items()},
         "temp_over_units_times_one": {
-            str(count): round(size["temp"] / (count * one["temp"]), 3)
+            str(count): round(size["temp"] / (count * sizes[1]["temp"]), 3)
             for count, size in sizes.items()
         },
         "argument_less_base_over_units_times_one": {
-            str(count): round(
-                (size["argument"] - size["base"]) / (count * (one["argument"] - one["base"])), 3
-            )
-            for count, size in sizes.items()
+            str(count): round(value / (count * own[1]), 3) for count, value in own.items()
         },
     }

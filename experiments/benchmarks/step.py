@@ -14,7 +14,6 @@ import statistics
 from collections.abc import Callable
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -24,6 +23,7 @@ from absl import app, flags
 import lorax
 from experiments import _memory
 from experiments.benchmarks import _measure as measure
+from experiments.benchmarks._floor import floor_loss, loss_of
 from lorax.models.llama import Llama
 from lorax.models.llama_config import LlamaConfig
 
@@ -44,27 +44,6 @@ TARGETS = {
     "e_trace_over_bare": 2.5,
     "e_compile_over_bare": 1.3,
 }
-
-
-def loss_of(logits: jax.Array, tokens: jax.Array) -> jax.Array:
-    """Mean next-token cross-entropy."""
-    losses = optax.softmax_cross_entropy_with_integer_labels(logits[:, :-1], tokens[:, 1:])
-    return losses.mean()
-
-
-def floor_loss(apply: Callable[..., Any]) -> Callable[..., Any]:
-    """The plain loss as a function of something added to the first layer's input."""
-
-    def loss(shift: jax.Array, base: Any, tokens: jax.Array) -> jax.Array:
-        def add(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
-            out = call(*args, **kwargs)
-            lookup = isinstance(context.module, nn.Embed) and context.method_name == "__call__"
-            return out + shift if lookup else out
-
-        with nn.intercept_methods(add):
-            return loss_of(apply(base, tokens), tokens)
-
-    return loss
 
 
 class Programs:
