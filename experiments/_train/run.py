@@ -215,7 +215,8 @@ def finish(setting: Setting, job: training.Job, trained: training.Trained, stop:
     result: dict[str, Any] = {"best_step": trained.step} if config.checkpoint.best else {}
     for name, one in held.items():
         result |= {f"base/{k}": v for k, v in job.frozen(one, trained.prepared).items()}
-        result |= job.measure(one, trained.prepared, trained.delta)
+        known = {k: v for k, v in trained.numbers.items() if k.startswith(f"{name}/")}
+        result |= known or job.measure(one, trained.prepared, trained.delta)
         if config.data.task == "classification" and name != "retention":
             pipeline = setting.data.pipeline
             result |= scoring.majority(pipeline.examples, one, setting.metrics)

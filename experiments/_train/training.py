@@ -5,6 +5,7 @@ fingerprint of the base, and whether an evaluation was still to come. A run that
 restores all of it and goes on as if nothing had happened.
 """
 
+import collections
 import contextlib
 import dataclasses
 import pathlib
@@ -93,6 +94,7 @@ class Opened:
       writer: of records.
       save: of `lorax.train.loop.train`.
       checkpoints: of the run.
+      moments: those of the saves since, the last one alone.
     """
 
     state: State
@@ -101,6 +103,7 @@ class Opened:
     writer: Writer
     save: Save
     checkpoints: Checkpoints
+    moments: collections.deque[Moment]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,6 +116,7 @@ class Trained:
       outcome: of the loop.
       optimizer_bytes: of the real optimizer state.
       prepared: the base as the adapter wants it.
+      numbers: of its evaluation, where that was made just before.
     """
 
     delta: Any
@@ -120,6 +124,7 @@ class Trained:
     outcome: Outcome
     optimizer_bytes: int
     prepared: Any
+    numbers: Numbers
 
 
 def run(job: Job, devices: Replicas, stop: Stop, say: Callable[[str], None]) -> Trained:
@@ -178,8 +183,10 @@ def opened(job: Job, state: State, mark: str, say: Callable[[str], None]) -> Ite
             MetricsWriter(job.workdir / METRICS, info["metrics"]) as metrics,
             contextlib.nullcontext(metrics) if job.sink is None else job.sink(metrics) as writer,
         ):
+            moments: collections.deque[Moment] = collections.deque(maxlen=1)
 
             def save(state: State, moment: Moment) -> None:
+                moments.append(moment)
                 checkpoints.save(
                     moment.step,
                     state,
@@ -189,7 +196,7 @@ def opened(job: Job, state: State, mark: str, say: Callable[[str], None]) -> Ite
                 )  # fmt: skip
 
             first = found.tree if found else state
-            yield Opened(first, info["pending"], batches, writer, save, checkpoints)
+            yield Opened(first, info["pending"], batches, writer, save, checkpoints, moments)
 
 
 def ended(job: Job, files: Opened, outcome: Outcome, prepared: Any) -> Trained:
@@ -199,8 +206,15 @@ def ended(job: Job, files: Opened, outcome: Outcome, prepared: Any) -> Trained:
       LoraxError: the last save failed, or no evaluation told the number whose best is wanted.
     """
     files.checkpoints.wait()
+    step, state = job.steps, outcome.state
+    if job.config.checkpoint.best:
+        step = _best(job, files.checkpoints)
+        if step != job.steps:
+            state = files.checkpoints.restore(step, state).tree
     optimizer_bytes = sum(leaf.nbytes for leaf in jax.tree.leaves(outcome.state.opt_state))
-    return _chosen(job, files.checkpoints, outcome, optimizer_bytes, prepared)
+    known = [moment.numbers for moment in files.moments if moment.step == step]
+    numbers = known[0] if known and known[0] else {}
+    return Trained(state.delta, step, outcome, optimizer_bytes, prepared, numbers)
 
 
 def plan(job: Job, pending: bool) -> Plan:
@@ -227,15 +241,12 @@ def _evaluate(
     return evaluate
 
 
-def _chosen(
-    job: Job, checkpoints: Checkpoints, outcome: Outcome, optimizer_bytes: int, prepared: Any
-) -> Trained:
-    """The best delta where the config names what is best, else the last."""
-    step = checkpoints.best_step() if job.config.checkpoint.best else job.steps
+def _best(job: Job, checkpoints: Checkpoints) -> int:
+    """The step whose number is best of those that the config names."""
+    step = checkpoints.best_step()
     if step is None:
         raise LoraxError(
             f"config.checkpoint.best is '{job.config.checkpoint.best}', which no evaluation "
             "reported: name one of its numbers, validation/loss say"
         )
-    state = outcome.state if step == job.steps else checkpoints.restore(step, outcome.state).tree
-    return Trained(state.delta, step, outcome, optimizer_bytes, prepared)
+    return step
