@@ -57,7 +57,7 @@ def run_units(
         left = rows.left(folder, group)
         if not left:
             continue
-        shared = Shared(left, folder, stop)
+        shared = Shared(left, folder, stop, say)
         packs = _Packs(shared, folder, stop, tune.limit(memory), say, len(units))
         done = packs.run(left, tune.units_of(len(left), pack), done)
 

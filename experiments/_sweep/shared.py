@@ -8,7 +8,8 @@ import math
 import os
 import pathlib
 import types
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -22,6 +23,7 @@ from experiments._train import method, run, training
 from experiments._train.scoring import Held
 from experiments._train.setting import Setting, make_setting, pretraining, sibling
 from lorax.adapters.padded import Padded, PaddedDelta, with_numbers
+from lorax.core.errors import LoraxWarning
 from lorax.data.batch import Batch
 from lorax.data.order import describe
 from lorax.data.pipeline import Pipeline
@@ -63,6 +65,7 @@ class Shared:
       units: that are to be trained.
       folder: of the sweep.
       stop: asked while a base is trained, and between batches of evaluations.
+      say: told what a reader should know of data and adapters, once.
 
     Attributes:
       setting: of the first unit, the base drawn or trained.
@@ -70,7 +73,9 @@ class Shared:
       size: numbers of an activation that a product of one unit reads, on average.
     """
 
-    def __init__(self, units: Sequence[Unit], folder: pathlib.Path, stop: Stop):
+    def __init__(
+        self, units: Sequence[Unit], folder: pathlib.Path, stop: Stop, say: Callable[[str], None]
+    ):
         self._stop = stop
         setting = make_setting(units[0].config)
         self._settings = {unit.name: sibling(setting, unit.config) for unit in units}
@@ -90,7 +95,11 @@ class Shared:
         self._program = run.shareable(setting, self._padded, stop)
         self._pipelines: dict[str, Pipeline] = {}
         self._frozen: dict[str, Mapping[str, float]] = {}
-        self.state_shapes, self.number_shapes = self._shapes()
+        with warnings.catch_warnings(record=True) as noticed:
+            warnings.simplefilter("always", LoraxWarning)
+            self.state_shapes, self.number_shapes = self._shapes()
+        for text in dict.fromkeys([*setting.data.notes, *(str(one.message) for one in noticed)]):
+            say(text)
         self.size = self._rows() * self._features()
 
     def step(self, width: int) -> PackedStep:
@@ -107,9 +116,11 @@ class Shared:
         config = setting.config
         data = dataclasses.replace(setting.data, pipeline=self._pipeline(setting))
         setting = dataclasses.replace(setting, subject=self.setting.subject, data=data)
-        delta = method.first_delta(
-            config, setting.fn, setting.adapter, self.base, None, self._roles
-        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", LoraxWarning)  # told when the program was opened
+            delta = method.first_delta(
+                config, setting.fn, setting.adapter, self.base, None, self._roles
+            )
         numbers = self._numbers(setting, delta)
         whole = pad(numbers, self.number_shapes)
         given = lambda own: _complete(pad(own, self.state_shapes.delta), whole)
@@ -171,7 +182,9 @@ class Shared:
         """What the adapted leaves contract, on average; 1 where none has factors."""
         is_pair = lambda node: isinstance(node, lorax.Factors)
         nodes = jax.tree.leaves(self.state_shapes.delta, is_leaf=is_pair)
-        inputs = [math.prod(node.A.shape[len(node.roles.stack) : -1]) for node in nodes if is_pair(node)]
+        inputs = [
+            math.prod(node.A.shape[len(node.roles.stack) : -1]) for node in nodes if is_pair(node)
+        ]
         return round(sum(inputs) / len(inputs)) if inputs else 1
 
     def _numbers(self, setting: Setting, delta: Any) -> Numbers:
