@@ -24,6 +24,7 @@ from experiments._page_file import load_config
 from experiments._sweep.points import read_sweep
 from experiments._sweep.units import Unit, make_units
 from experiments._train.method import make_optimizer
+from experiments._train.model import drawn
 from experiments._train.setting import Setting, make_setting
 from lorax.io import pretrained
 from lorax.train.metrics import read_metrics
@@ -180,8 +181,11 @@ def _torch(plan: Plan, units: Sequence[Unit], folder: pathlib.Path) -> dict[str,
 
 def _export(setting: Setting, work: pathlib.Path) -> float:
     """Model and batches in a form that others read; the bare model's loss on the first batch."""
-    subject, pipeline = setting.subject, setting.data.pipeline
-    pretrained.save(work / "model", subject.loaded, subject.base)
+    subject, pipeline = (
+        drawn(setting.subject, setting.config, setting.example),
+        setting.data.pipeline,
+    )
+    pretrained.save(work / "model", subject.model, subject.base)
     batches = [pipeline[step] for step in range(setting.steps)]
     fields = {name: np.stack([getattr(b, name) for b in batches]) for name in ("inputs", "targets")}
     np.savez(work / "batches.npz", **fields)
