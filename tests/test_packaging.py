@@ -56,7 +56,8 @@ def test_jax_and_flax_come_as_a_working_pair(python, jax, flax, works):
 def test_extras():
     assert set(EXTRAS) >= {"experiments", "hf", "dev", "interop", "cuda13", "tpu"}
     assert {r.name for r in EXTRAS["experiments"]} >= {"rich", "matplotlib"}
-    assert any(r.name == "lorax-flax" and r.extras == {"experiments", "hf"} for r in EXTRAS["dev"])
+    own = next(r for r in EXTRAS["dev"] if r.name == "lorax-flax")
+    assert own.extras == {"experiments", "hf", "notebooks", "ray", "search", "slurm"}
     assert {"torch", "transformers", "peft"} <= {
         r.name for r in EXTRAS["interop"] if str(r.specifier).startswith("==")
     }

@@ -92,7 +92,7 @@ class Shared:
         self._drops = any(_drops(adapter) for adapter in adapters)
         self._traced = differing(units)
         self._padded = Padded(setting.adapter)
-        self._program = run.shareable(setting, self._padded, stop)
+        self._program = run.make_program(setting, self._padded, stop)
         self._pipelines: dict[str, Pipeline] = {}
         self._frozen: dict[str, Mapping[str, float]] = {}
         with warnings.catch_warnings(record=True) as noticed:

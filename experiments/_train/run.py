@@ -121,7 +121,7 @@ def make_job(
     label: str,
     stop: Stop,
     delta: Any = None,
-    shared: training.Shared | None = None,
+    program: training.Adapted | None = None,
 ) -> training.Job:
     """What `training.run` needs of a setting whose base is drawn.
 
@@ -131,15 +131,15 @@ def make_job(
       label: of the records.
       stop: asked between batches of an evaluation.
       delta: to begin with; None for that of the config.
-      shared: the adapted program, where several runs share one; None for that of the setting.
+      program: the adapted one, where several runs share one; None for that of the setting.
     """
     config, base = setting.config, setting.subject.base
     if delta is None:
         example = jnp.zeros(setting.example.shape, setting.example.dtype)
         delta = method.first_delta(config, setting.fn, setting.adapter, base, example)
-    shared = shared or shareable(setting, setting.adapter, stop)
-    given = shared.given
-    measure = lambda held, prepared, delta: shared.measure(held, prepared, given(delta))
+    program = program or make_program(setting, setting.adapter, stop)
+    given = program.given
+    measure = lambda held, prepared, delta: program.measure(held, prepared, given(delta))
     watched = [held for name, held in setting.data.held.items() if name != "test"]
 
     def evaluate(prepared: Any, delta: Any) -> Mapping[str, float]:
@@ -148,15 +148,15 @@ def make_job(
     return training.Job(
         workdir, config, label, setting.adapter, base, delta, setting.loss,
         setting.data.pipeline, setting.steps, evaluate, _sink(config, workdir), measure,
-        lambda held, prepared: measure(held, prepared, delta), shared.apply, given,
+        lambda held, prepared: measure(held, prepared, delta), program.apply, given,
     )  # fmt: skip
 
 
-def shareable(setting: Setting, adapter: lorax.Adapter, stop: Stop) -> training.Shared:
+def make_program(setting: Setting, adapter: lorax.Adapter, stop: Stop) -> training.Adapted:
     """The program of a setting under `adapter`, and its measure, compiled once a shape."""
     apply = lorax.adapt(setting.fn, adapter)
     task = setting.config.data.task
-    return training.Shared(
+    return training.Adapted(
         apply, scoring.make_measure(task, apply, setting.metrics, stop.check), lambda delta: delta
     )
 

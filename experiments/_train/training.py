@@ -69,7 +69,7 @@ class Job:
 
 
 @dataclasses.dataclass(frozen=True)
-class Shared:
+class Adapted:
     """An adapted program that one run has, or several of one shape.
 
     Attributes:
