@@ -21,7 +21,7 @@ INTEROP := tests/interop
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help quickstart test test-runs test-312 test-interop lint format bench clean
+.PHONY: help quickstart test test-runs test-312 test-interop lint format bench notebooks clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -49,6 +49,9 @@ lint: $(VENV)/.installed-dev  ## ruff and mypy
 format: $(VENV)/.installed-dev  ## rewrite the code as ruff wants it
 	$(BIN) -m ruff check --fix
 	$(BIN) -m ruff format
+
+notebooks: $(VENV)/.installed-dev  ## run the notebooks anew and keep what they show
+	$(BIN) -m jupytext --to ipynb --update --execute notebooks/*.py
 
 bench: $(VENV)/.installed-experiments  ## the cost of a training step, as JSON (ARGS=... adds flags)
 	@$(BIN) -m experiments.benchmarks.step $(ARGS)
