@@ -23,7 +23,7 @@ from experiments._report.tables import Rows
 from experiments._report.words import ABSENT
 from experiments._report.write import put
 from experiments._sweep.reduce import Stat, stat
-from experiments.figures import similarity
+from experiments.figures import learnt, similarity
 from lorax.core.errors import LoraxError
 
 JSON = "analysis.json"
@@ -38,7 +38,8 @@ SIMILARITY = (
 AMPLIFICATION = (
     "‖Uᵀ W V‖ with the first r singular vectors of ΔW, of W itself, and of a random matrix, whose "
     "expectation is ‖W‖ r / √(in · out); the factor is ‖ΔW‖ over the first of them. Frobenius "
-    "norms; means over layers, ± standard error over seeds."
+    "norms; means over layers, ± standard error over seeds. At full rank U and V span everything, "
+    "and the factor is ‖ΔW‖ / ‖W‖."
 )
 EVERY = (
     "Means over all adapted matrices, ± standard error over seeds. Stable rank is ‖ΔW‖² / σ₁², "
@@ -50,6 +51,8 @@ SOURCES = (
     "Sources: Hu et al., arXiv 2106.09685, sections 7.2 and 7.3; Shuttleworth et al., arXiv "
     "2410.21228; Liu et al., arXiv 2402.09353."
 )
+
+BY_VALUE = "Means over all adapted matrices; bars are standard errors over seeds."
 
 TABLE_7 = {
     "weight": "‖W‖", "update": "‖ΔW‖", "from_update": "‖UᵀWV‖ of ΔW", "from_weight": "of W",
@@ -77,6 +80,9 @@ def write(
       LoraxError: the folder cannot be written, or matplotlib is missing.
     """
     figures, pngs = _figures(compared)
+    if drawn := _by_value(study, measured):
+        pngs["learnt"] = drawn[0]
+        figures.append(Figure("learnt", drawn[1], BY_VALUE))
     blocks = _blocks(study, measured, compared, figures)
     files = {f"plots/{name}.png": png for name, png in pngs.items()}
     files |= {"report.html": page(study.title, blocks).encode("utf-8", "replace")}
@@ -103,13 +109,14 @@ def _blocks(
     blocks: list[Block] = [Text(f"# {escape(study.title)}"), Text(escape(" ".join(about)))]
     if compared:
         blocks += [Text("## Subspace similarity"), Text(SIMILARITY), Table(_similarities(compared))]
-        blocks += figures
+        blocks += [figure for figure in figures if figure.name != "learnt"]
     labels = {one.label for c in study.comparisons for pair in c.pairs for one in pair}
     shown = [m for m in measured if m.learnt.label in labels or not study.comparisons]
     if rows := _by_kind(shown, TABLE_7):
         blocks += [Text("## Amplification"), Text(AMPLIFICATION), Table(rows)]
     both = {"update": "‖ΔW‖", "factor": "factor", **OTHERS}
     blocks += [Text("## Every adapter"), Text(EVERY), Table(_together(measured, both))]
+    blocks += [figure for figure in figures if figure.name == "learnt"]
     if rows := _by_kind(measured, both):
         blocks.append(Fold("By kind of matrix", [Table(rows)]))
     return blocks
@@ -134,6 +141,23 @@ def _figures(compared: Sequence[Compared]) -> tuple[list[Figure], dict[str, byte
         )
         found.append(Figure(name, svg, caption))
     return found, pngs
+
+
+def _by_value(study: Study, measured: Sequence[Measured]) -> tuple[bytes, str] | None:
+    """What is learnt against rank; None where that is no axis."""
+    names = {"effective_rank": "effective rank of ΔW", "factor": "amplification factor",
+             "intruders": f"intruders, of {DIRECTIONS} a matrix",
+             "direction_change": "change of direction ΔD"}  # fmt: skip
+    numbers: dict[str, dict[str, dict[float, Stat]]] = {}
+    for members in _labelled(measured).values():
+        one = members[0].learnt
+        for name, title in names.items():
+            if found := stat(by_kind(member, name).get("") for member in members):
+                lines = numbers.setdefault(title, {})
+                lines.setdefault(one.series, {})[one.value] = found
+    if not study.axis or not numbers:
+        return None
+    return learnt.draw("learnt", study.axis, numbers)
 
 
 def _similarities(compared: Sequence[Compared]) -> Rows:

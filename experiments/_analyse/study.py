@@ -34,6 +34,7 @@ class Learnt:
       base: the frozen parameters.
       adapter, delta: as trained, or as imported.
       start: the delta that training began with; None where that is not known.
+      series, value: the target set, say, and the rank, or what takes its place along an axis.
     """
 
     label: str
@@ -42,6 +43,8 @@ class Learnt:
     adapter: Adapter
     delta: Delta
     start: Delta | None = None
+    series: str = ""
+    value: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,12 +74,14 @@ class Study:
       learnt: at least one.
       comparisons: of them.
       notes: lines on how they were chosen, and what is left out.
+      axis: of `Learnt.value`; empty where there is none.
     """
 
     title: str
     learnt: Sequence[Learnt]
     comparisons: Sequence[Comparison]
     notes: Sequence[str]
+    axis: str = ""
 
 
 def of_adapters(title: str, learnt: Sequence[Learnt]) -> Study:
@@ -115,17 +120,12 @@ def of_sweep(workdir: pathlib.Path, ranks: tuple[int, int] | None = None) -> Stu
         raise LoraxError(f"no unit of the sweep in '{workdir}' is done: nothing is to be analysed")
     chosen = {one.label: _chosen(one, axis, ranks) for one in series}
     read = _reader(workdir)
-    found: dict[int, list[tuple[Row, Learnt]]] = {}
-    for group in _groups(series):
-        label = words_of(group.point)
-        rows_ = [row for row in group.best.rows if row["state"] == DONE] if group.best else []
-        found[id(group)] = [(row, read(label, row["unit"])) for row in rows_]
-    comparisons: list[Comparison] = []
+    learnt, comparisons = list[Learnt](), list[Comparison]()
     for one in series:
-        members = {x: found[id(group)] for x, group in one.groups.items()}
+        members = {x: _members(one.label, x, group, read) for x, group in one.groups.items()}
         comparisons += _comparisons(one.label, axis, members, chosen[one.label])
-    learnt = [one for pairs in found.values() for _, one in pairs]
-    return Study(f"Analysis of {workdir.name}", learnt, comparisons, _notes(reduced))
+        learnt += [found for pairs in members.values() for _, found in pairs]
+    return Study(f"Analysis of {workdir.name}", learnt, comparisons, _notes(reduced), axis)
 
 
 def has_factors(one: Learnt) -> bool:
@@ -200,8 +200,16 @@ def _reader(workdir: pathlib.Path) -> Callable[[str, str], Learnt]:
     return read
 
 
-def _groups(series: Sequence[Series]) -> list[Group]:
-    return [group for one in series for group in one.groups.values()]
+def _members(
+    series: str, value: float, group: Group, read: Callable[[str, str], Learnt]
+) -> list[tuple[Row, Learnt]]:
+    """The units of the best choice of a group."""
+    rows = [row for row in group.best.rows if row["state"] == DONE] if group.best else []
+    found = [read(words_of(group.point), row["unit"]) for row in rows]
+    return [
+        (r, dataclasses.replace(f, series=series, value=value))
+        for r, f in zip(rows, found, strict=True)
+    ]
 
 
 def _seeds(row: Row) -> dict[str, Any]:

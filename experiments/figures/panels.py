@@ -1,11 +1,13 @@
 """How are panels of a sweep laid out? Axes in a grid, ticks at the values that were tried."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from experiments._report.style import GRID, INK
-from experiments.figures.training import WIDTH
+from experiments._report.style import GRID, INK, SERIES
+from experiments._sweep.reduce import Stat
+from experiments.figures.training import DASHES, WIDTH
 
+MARKERS = "osD^vP*X"
 PER_ROW = 2
 """Panels side by side."""
 
@@ -65,3 +67,21 @@ def legend(figure: Any) -> None:
             handles, labels, loc="outside lower center", ncols=min(6, len(labels)),
             frameon=False, labelcolor=INK,
         )  # fmt: skip
+
+
+def bars(axes: Any, found: Mapping[float, Stat], label: str, number: int) -> None:
+    """The line of a series, the `number`-th, with standard errors where there are such."""
+    means = [value.mean for value in found.values()]
+    errors = [value.error or 0.0 for value in found.values()]
+    axes.errorbar(list(found), means, yerr=errors, **look(number), ms=5, capsize=3, label=label)
+
+
+def look(number: int) -> dict[str, Any]:
+    """Colour, dash and mark of the `number`-th series, each enough to tell it from the others."""
+    dash, mark = DASHES[number % len(DASHES)], MARKERS[number % len(MARKERS)]
+    return {"color": SERIES[number % len(SERIES)], "ls": dash, "marker": mark, "lw": 1.6}
+
+
+def named(axis: str) -> str:
+    """What stands below an axis."""
+    return {"rank": "rank r"}.get(axis, axis)

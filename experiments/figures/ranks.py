@@ -11,12 +11,10 @@ from typing import Any
 from experiments._report import words
 from experiments._report.page import Figure
 from experiments._report.style import GRID, INK, MUTED, SERIES
-from experiments._sweep.reduce import Group, Reduced, Stat, stat
+from experiments._sweep.reduce import Group, Reduced, stat
 from experiments._sweep.rows import Row
 from experiments.figures import curves, panels
 from experiments.figures.training import DASHES, STYLE, saved
-
-MARKERS = "osD^vP*X"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,12 +126,12 @@ def _by_value(
     figure, (axes,) = panels.grid(1, 3.2)
     for number, one in enumerate(series):
         found = {x: g.numbers[name] for x, g in one.groups.items() if name in g.numbers}
-        _bars(axes, found, one.label, number)
+        panels.bars(axes, found, one.label or "trained", number)
     base = stat(row.get(f"base/{name}") for row in rows)
     low, high = (f(value.mean for value in means) for f in (min, max))
     if base and low - 2 * (high - low) <= base.mean <= high + 2 * (high - low):
         axes.axhline(base.mean, color=MUTED, ls=(0, (1, 1.5)), lw=1.2, label="frozen base")
-    panels.dress(axes, title, _axis(axis), _values(series))
+    panels.dress(axes, title, panels.named(axis), _values(series))
     panels.legend(figure)
     return f"best_by_{axis}", figure, caption
 
@@ -189,7 +187,7 @@ def _rates(axes: Any, group: Group, label: str, number: int, count: int) -> None
     shade = matplotlib.colormaps["viridis"](0.88 * number / max(1, count - 1))
     found = [(t.chosen["lr"], t.score.mean) for t in group.tried if t.score]
     style: dict[str, Any] = {"color": shade, "ls": DASHES[number % len(DASHES)]}
-    mark = MARKERS[number % len(MARKERS)]
+    mark = panels.MARKERS[number % len(panels.MARKERS)]
     axes.plot(*zip(*found, strict=True), **style, lw=1.5, marker=mark, ms=4, label=label)
     if group.best and group.best.score:
         best = (group.best.chosen["lr"], group.best.score.mean)
@@ -211,7 +209,7 @@ def _best_rate(series: Sequence[Series], axis: str, reduced: Reduced) -> Drawn:
         # side by side where two series have one rate
         shift = 2 ** (0.08 * (number - (len(series) - 1) / 2))
         values = [x * shift for x in one.groups]
-        axes.plot(values, rates, **_look(number), ms=6, label=one.label)
+        axes.plot(values, rates, **panels.look(number), ms=6, label=one.label)
         for x, rate, group in zip(values, rates, one.groups.values(), strict=True):
             if "lr" in group.edge:
                 open_ended = True
@@ -221,24 +219,13 @@ def _best_rate(series: Sequence[Series], axis: str, reduced: Reduced) -> Drawn:
                     arrowprops={"arrowstyle": "->", "color": MUTED},
                 )  # fmt: skip
     tried = sorted({t.chosen["lr"] for g in _groups(series) for t in g.tried})
-    panels.dress(axes, "best learning rate", _axis(axis), _values(series))
+    panels.dress(axes, "best learning rate", panels.named(axis), _values(series))
     axes.set_yscale("log")
     panels.ticks(axes.yaxis, tried)
     axes.set_ylim(tried[0] / 1.7, tried[-1] * 1.7)
     panels.legend(figure)
     arrow = "; an arrow says that the best was the last one tried" if open_ended else ""
     return f"best_rate_by_{axis}", figure, f"The best rate, of those at the grid lines{arrow}."
-
-
-def _bars(axes: Any, found: Mapping[float, Stat], label: str, number: int) -> None:
-    means = [value.mean for value in found.values()]
-    errors = [value.error or 0.0 for value in found.values()]
-    axes.errorbar(list(found), means, yerr=errors, **_look(number), ms=5, capsize=3, label=label)
-
-
-def _look(number: int) -> dict[str, Any]:
-    dash, mark = DASHES[number % len(DASHES)], MARKERS[number % len(MARKERS)]
-    return {"color": SERIES[number % len(SERIES)], "ls": dash, "marker": mark, "lw": 1.6}
 
 
 def _cut(axes: Any, groups: Iterable[Group]) -> None:
@@ -266,10 +253,6 @@ def _values(series: Iterable[Series]) -> list[float]:
 
 def _rates_of(groups: Iterable[Group]) -> list[float]:
     return sorted({tried.chosen["lr"] for group in groups for tried in group.tried})
-
-
-def _axis(name: str) -> str:
-    return {"rank": "rank r"}.get(name, name)
 
 
 def _title(name: str, config: Mapping[str, Any]) -> str:

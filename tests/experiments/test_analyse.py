@@ -85,6 +85,7 @@ def analysed(swept, tmp_path_factory):
     out = tmp_path_factory.mktemp("out") / "analysis"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("experiments.figures.similarity.draw", lambda *_: (b"PNG", "<svg></svg>"))
+        patch.setattr("experiments.figures.learnt.draw", lambda *_: (b"PNG", "<svg></svg>"))
         assert analyse.main([f"--sweep={swept}", f"--workdir={out}", "--ranks=2,4"]) == 0
     return out
 
@@ -132,6 +133,7 @@ def test_the_report_has_tables_and_figures(analysed):
         assert part in text
     pictures = sorted(file.name for file in (analysed / "plots").iterdir())
     assert pictures == [
+        "learnt.png",
         "similarity_ranks.png", "similarity_seeds_r_2.png", "similarity_seeds_r_4.png"
     ]  # fmt: skip
     assert all(f"plots/{name}" in text for name in pictures)
