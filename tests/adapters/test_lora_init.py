@@ -1,5 +1,6 @@
 """How A and B start: the distributions, the decompositions, and a base that nobody writes."""
 
+import dataclasses
 import functools
 import math
 
@@ -251,3 +252,14 @@ def test_draws_depend_on_key_and_path_and_decompositions_on_neither(initializer)
     assert side(first) == side(again)
     drawn = initializer in lora_init.DRAWS
     assert (side(first) != side(other)) == drawn == (side(first) != side(first, "v"))
+
+
+@pytest.mark.parametrize("name", ["kaiming", "gaussian", "orthogonal"])
+def test_init_scale_multiplies_the_random_numbers_alone(name):
+    one = lorax.LoRA(rank=2, where=("w",), initializer=name)
+    three = dataclasses.replace(one, init_scale=3.0)
+    base, key = {"w": jnp.ones((4, 5))}, jax.random.key(0)
+    plain, scaled = one.init(key, base)["w"], three.init(key, base)["w"]
+    np.testing.assert_allclose(scaled.A, 3 * plain.A, rtol=1e-6)
+    np.testing.assert_allclose(scaled.B, 3 * plain.B, rtol=1e-6)
+    assert np.array_equal(three.merge(base, {"w": scaled})["w"], base["w"])
