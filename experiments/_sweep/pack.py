@@ -155,7 +155,8 @@ class _Packs:
             if program.bytes > self.limit:
                 needs, has = (f"{x / 2**30:.3g} GiB" for x in (program.bytes, self.limit))
                 raise _TooLarge(f"it needs {needs} of {has}")
-            best = tune.fastest(program, make, arguments, packs * shared.setting.steps)
+            steps = packs * shared.setting.steps
+            best = tune.fastest(program, make, arguments, steps, self.limit)
         self.say(
             f"One program for packs of {size} units, {best.width} at a time: "
             f"{best.bytes / 2**30:.2g} GiB, compiled in {best.compiling:.0f} s."

@@ -121,6 +121,7 @@ def fastest(
     make: Callable[[int], Program],
     arguments: tuple[Any, ...],
     steps: int,
+    limit: float = math.inf,
 ) -> Program:
     """`first`, or a program of another width that is faster, where training is long enough.
 
@@ -129,13 +130,17 @@ def fastest(
       make: the program of a width.
       arguments: of a step.
       steps: that are to be made.
+      limit: bytes that it may take.
     """
     best = timed(first, arguments)
     if steps * best.seconds < WORTH * first.compiling:
         return best
     for factor in (4, 1 / 4):
         while (width := _nearest(best.units, best.width * factor)) != best.width:
-            other = timed(make(width), arguments)
+            other = make(width)
+            if other.bytes > limit:
+                break
+            other = timed(other, arguments)
             if other.seconds > BETTER * best.seconds:
                 break
             best = other
