@@ -16,8 +16,8 @@ Cost: not measured yet; meant to be some twenty minutes on two CPU cores.
 Expected: no figure yet.
 
 Protocol: 80 % of the text for training, 10 % validation, 10 % test, in this order; windows of 128
-tokens, each behind its own BOS, 128 of a held-out part, spread over it; 200 updates of 2 windows. The
-rate is chosen on validation, test is reported. Forgetting on the first 12,000 characters of
+tokens, each behind its own BOS, 128 of a held-out part, spread over it; 200 updates of 2 windows.
+The rate is chosen on validation, test is reported. Forgetting on the first 12,000 characters of
 TinyStories sentences.
 
 Published beside it: under alpha / r the best rate moves by less than 2 times from r = 4 to 512, and

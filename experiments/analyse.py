@@ -39,7 +39,8 @@ def verb(flags: argparse.Namespace) -> None:
     with _flags.working(f"measuring {len(study.learnt)} adapters"):
         measured = [numbers.measure(one, model) for one in study.learnt]
     with _flags.working(f"comparing {sum(len(c.pairs) for c in study.comparisons)} pairs"):
-        compared = [numbers.compare(c, f) for c in study.comparisons for f in ("A", "B")]
+        compare = numbers.Comparer().compare
+        compared = [compare(c, factor) for c in study.comparisons for factor in ("A", "B")]
     print(report.write(out, study, measured, compared))
     print(out / report.JSON)
 

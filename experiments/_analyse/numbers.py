@@ -17,7 +17,8 @@ from lorax.analysis.amplification import amplification
 from lorax.analysis.intruders import intruders
 from lorax.analysis.magnitude import magnitude_direction
 from lorax.analysis.spectra import spectra
-from lorax.analysis.subspaces import phi, similarity
+from lorax.analysis.subspaces import directions, phi
+from lorax.core.errors import LoraxError
 from lorax.core.roles import roles
 
 Leaf = dict[str, Any]
@@ -101,28 +102,56 @@ def measure(one: Learnt, model: Any = None) -> Measured:
     return Measured(one, found)
 
 
-def compare(comparison: Comparison, factor: str = "A") -> Compared:
-    """φ of every pair and layer, by kind, with that at initialisation or of random matrices.
+class Comparer:
+    """Compares, and takes the directions of each adapter apart once."""
 
-    Raises:
-      LoraxError: the two adapters of a pair have no leaf in common.
-    """
-    everyone = [one for pair in comparison.pairs for one in pair]
-    known = factor == "A" and all(one.start is not None for one in everyone)
-    rng = np.random.default_rng(0)
-    found: dict[tuple[Any, ...], list[tuple[np.ndarray, np.ndarray]]] = {}
-    for a, b in comparison.pairs:
-        trained = similarity(a.adapter, a.delta, b.adapter, b.delta, factor=factor, base=a.base)
-        begun = similarity(a.adapter, a.start, b.adapter, b.start, base=a.base) if known else {}
-        for path, one in trained.items():
-            start = begun[path].phi if known else _random(rng, one.phi.shape, one.dimension)
-            place = (kind(path), one.dimension, *one.phi.shape[1:])
-            found.setdefault(place, []).append((one.phi, start))
-    kinds = [
-        Shared(place[0], place[1], *(np.concatenate(x) for x in zip(*pairs, strict=True)))
-        for place, pairs in found.items()
-    ]
-    return Compared(comparison, factor, not known, kinds)
+    def __init__(self) -> None:
+        self._known: dict[tuple[int, str, bool], dict[str, np.ndarray]] = {}
+        self._learnt: list[Learnt] = []
+
+    def compare(self, comparison: Comparison, factor: str = "A") -> Compared:
+        """φ of every pair and layer, by kind, beside initialisation or random matrices.
+
+        Raises:
+          LoraxError: the two adapters of a pair have no leaf in common.
+        """
+        everyone = [one for pair in comparison.pairs for one in pair]
+        begun = factor == "A" and all(one.start is not None for one in everyone)
+        rng = np.random.default_rng(0)
+        found: dict[tuple[Any, ...], list[tuple[np.ndarray, np.ndarray]]] = {}
+        for pair in comparison.pairs:
+            trained = _phis(*(self._directions(one, factor) for one in pair))
+            if not trained:
+                raise LoraxError(
+                    f"{pair[0].label} and {pair[1].label} have no leaf in common: expected two "
+                    "adapters of one model with a target in common"
+                )
+            starts = _phis(*(self._directions(one, factor, True) for one in pair)) if begun else {}
+            for path, (values, size) in trained.items():
+                start = starts[path][0] if begun else _random(rng, values.shape, size)
+                place = (kind(path), size, *values.shape[1:])
+                found.setdefault(place, []).append((values, start))
+        kinds = [
+            Shared(place[0], place[1], *(np.concatenate(x) for x in zip(*both, strict=True)))
+            for place, both in found.items()
+        ]
+        return Compared(comparison, factor, not begun, kinds)
+
+    def _directions(self, one: Learnt, factor: str, start: bool = False) -> dict[str, np.ndarray]:
+        place = (id(one), factor, start)
+        if place not in self._known:
+            self._learnt.append(one)  # so that its id stays its own
+            delta = one.start if start else one.delta
+            self._known[place] = directions(one.adapter, delta, factor=factor, base=one.base)
+        return self._known[place]
+
+
+def _phis(
+    first: Mapping[str, np.ndarray], second: Mapping[str, np.ndarray]
+) -> dict[str, tuple[np.ndarray, int]]:
+    """{path: (φ, dimension)} of what both have."""
+    both = [path for path in first if path in second]
+    return {path: (phi(first[path], second[path]), first[path].shape[1]) for path in both}
 
 
 def _random(rng: np.random.Generator, shape: Sequence[int], dimension: int) -> np.ndarray:
@@ -139,14 +168,21 @@ def _roles(one: Learnt, model: Any) -> Mapping[str, Any] | None:
     return roles(model.apply, one.base, tokens)
 
 
-def by_kind(found: Measured, name: str) -> dict[str, float]:
-    """{kind: the mean of a number over its layers}, finite ones alone; "" is all kinds together."""
+def by_kind(found: Measured, name: str, among: str = "") -> dict[str, float]:
+    """{kind: the mean of a number over its layers}, finite ones alone; "" is all kinds together.
+
+    Args:
+      found: of an adapter.
+      name: of the number.
+      among: another number: layers where it is not finite are left out.
+    """
     values: dict[str, list[float]] = {}
     for leaf in found.leaves.values():
         if name in leaf:
-            numbers = [float(x) for x in np.ravel(leaf[name]) if np.isfinite(x)]
+            numbers = np.asarray(leaf[name], np.float64)
+            known = np.isfinite(numbers) & np.isfinite(leaf[among or name])
             for place in (leaf["kind"], ""):
-                values.setdefault(place, []).extend(numbers)
+                values.setdefault(place, []).extend(numbers[known])
     return {place: float(np.mean(x)) for place, x in values.items() if x}
 
 

@@ -24,13 +24,18 @@ from experiments._report.words import ABSENT
 from experiments._report.write import put
 from experiments._sweep.reduce import Stat, stat
 from experiments.figures import learnt, similarity
+from experiments.figures.similarity import Shared
 from lorax.core.errors import LoraxError
 
 JSON = "analysis.json"
 
+SHARE = 8
+"""Of the dimension: subspaces that are larger share much by chance."""
+
 SIMILARITY = (
     "φ(i, j) is the share of the first i directions of the one that lies in the first j of the "
-    "other: 1 where one span contains the other. Mean over layers and pairs. Chance is "
+    "other: 1 where one span contains the other. Mean over layers, ± standard error over pairs; k "
+    f"is the smaller rank, at most 1 / {SHARE} of the dimension. Chance is "
     "max(i, j) / dimension, what independent subspaces share; *start* is φ of the A's at "
     "initialisation (*random*: of Gaussian matrices, where that is not known). What is not clearly "
     "above both was not learnt. B begins at zero, so beside it stand random matrices."
@@ -39,7 +44,7 @@ AMPLIFICATION = (
     "‖Uᵀ W V‖ with the first r singular vectors of ΔW, of W itself, and of a random matrix, whose "
     "expectation is ‖W‖ r / √(in · out); the factor is ‖ΔW‖ over the first of them. Frobenius "
     "norms; means over layers, ± standard error over seeds. At full rank U and V span everything, "
-    "and the factor is ‖ΔW‖ / ‖W‖."
+    "and the factor is ‖ΔW‖ / ‖W‖. Layers whose ΔW has fewer directions than r are left out."
 )
 EVERY = (
     "Means over all adapted matrices, ± standard error over seeds. Stable rank is ‖ΔW‖² / σ₁², "
@@ -106,13 +111,16 @@ def _blocks(
     figures: Sequence[Figure],
 ) -> list[Block]:
     about = [*study.notes, f"{len(measured)} adapters. {SOURCES}"]
+    rest = _similarities(compared, shown=False)
     blocks: list[Block] = [Text(f"# {escape(study.title)}"), Text(escape(" ".join(about)))]
     if compared:
-        blocks += [Text("## Subspace similarity"), Text(SIMILARITY), Table(_similarities(compared))]
+        blocks += [Text("## Subspace similarity"), Text(SIMILARITY)]
+        blocks += [Table(_similarities(compared, shown=True))]
         blocks += [figure for figure in figures if figure.name != "learnt"]
+        blocks += [Fold("Other matrices", [Table(rest)])] if len(rest) > 1 else []
     labels = {one.label for c in study.comparisons for pair in c.pairs for one in pair}
     shown = [m for m in measured if m.learnt.label in labels or not study.comparisons]
-    if rows := _by_kind(shown, TABLE_7):
+    if rows := _by_kind(shown, TABLE_7, among="from_update"):
         blocks += [Text("## Amplification"), Text(AMPLIFICATION), Table(rows)]
     both = {"update": "‖ΔW‖", "factor": "factor", **OTHERS}
     blocks += [Text("## Every adapter"), Text(EVERY), Table(_together(measured, both))]
@@ -126,9 +134,7 @@ def _figures(compared: Sequence[Compared]) -> tuple[list[Figure], dict[str, byte
     """Of every comparison of A's, for query and value, else the first two kinds."""
     found, pngs = [], {}
     for one in (c for c in compared if c.factor == "A"):
-        kinds = [k for k in one.kinds if k.label in ("query", "value")] or list(one.kinds[:2])
-        if not kinds:
-            continue
+        kinds = _drawn(one)
         name = re.sub(r"\W+", "_", f"similarity {one.comparison.name}").strip("_")
         start = "random matrices" if one.drawn else "at initialisation"
         first, second = one.comparison.first, one.comparison.second
@@ -160,34 +166,42 @@ def _by_value(study: Study, measured: Sequence[Measured]) -> tuple[bytes, str] |
     return learnt.draw("learnt", study.axis, numbers)
 
 
-def _similarities(compared: Sequence[Compared]) -> Rows:
-    head = ["", "factor", "matrix", "i", "j", "φ", "start", "chance"]
+def _similarities(compared: Sequence[Compared], shown: bool) -> Rows:
+    """One row a comparison, factor and kind: of those in figures, or of the others."""
+    head = ["", "factor", "matrix", "φ(1, 1)", "start", "chance", "k", "φ(k, k)", "start", "chance"]
     rows = [head]
     for one in compared:
+        drawn = [id(kind) for kind in _drawn(one)]
         for kind in one.kinds:
-            for i, j in _places(*kind.phi.shape[1:]):
-                phi = _number(_mean(kind.phi[:, i - 1, j - 1]))
-                start = _number(_mean(kind.start[:, i - 1, j - 1]))
-                chance = _number(float(min(1.0, kind.chance[i - 1, j - 1])))
-                begun = f"{start} (random)" if one.drawn else start
-                rows.append([escape(one.comparison.title), one.factor, escape(kind.label), str(i),
-                             str(j), phi, begun, chance])  # fmt: skip
+            if (id(kind) in drawn) != shown:
+                continue
+            k = max(1, min(*kind.phi.shape[1:], kind.dimension // SHARE))
+            row = [escape(one.comparison.title), one.factor, escape(kind.label)]
+            row += [*_phi(one, kind, 1), str(k), *_phi(one, kind, k)]
+            rows.append(row)
     return rows
 
 
-def _places(i: int, j: int) -> list[tuple[int, int]]:
-    """The first direction, the smaller rank of both, and all of both."""
-    least = min(i, j)
-    return list(dict.fromkeys(((1, 1), (least, least), (i, j))))
+def _phi(one: Compared, kind: Shared, k: int) -> list[str]:
+    """φ(k, k), ± standard error over pairs; start; chance."""
+    pairs = np.split(kind.phi[:, k - 1, k - 1], len(one.comparison.pairs))
+    found = stat(_mean(pair) for pair in pairs)
+    start = _number(_mean(kind.start[:, k - 1, k - 1])) + (" (random)" if one.drawn else "")
+    return [_said(found) if found else ABSENT, start, _number(float(kind.chance[k - 1, k - 1]))]
 
 
-def _by_kind(measured: Sequence[Measured], names: dict[str, str]) -> Rows:
+def _drawn(one: Compared) -> list[Shared]:
+    """Query and value, else the first two kinds."""
+    return [k for k in one.kinds if k.label in ("query", "value")] or list(one.kinds[:2])
+
+
+def _by_kind(measured: Sequence[Measured], names: dict[str, str], among: str = "") -> Rows:
     """One row a label and kind of matrix."""
     rows: Rows = []
     for label, members in _labelled(measured).items():
         kinds = dict.fromkeys(leaf["kind"] for m in members for leaf in m.leaves.values())
         for kind in kinds:
-            cells = [_stat(members, name, kind) for name in names]
+            cells = [_stat(members, name, kind, among) for name in names]
             if any(cell != ABSENT for cell in cells):
                 rows.append([escape(label), escape(kind), str(len(members)), *cells])
     return [["", "matrix", "n", *names.values()], *rows] if rows else []
@@ -209,13 +223,13 @@ def _labelled(measured: Sequence[Measured]) -> dict[str, list[Measured]]:
     return found
 
 
-def _stat(members: Sequence[Measured], name: str, kind: str) -> str:
-    found = stat(by_kind(one, name).get(kind) for one in members)
+def _stat(members: Sequence[Measured], name: str, kind: str, among: str = "") -> str:
+    found = stat(by_kind(one, name, among).get(kind) for one in members)
     return ABSENT if found is None else _said(found)
 
 
 def _said(found: Stat) -> str:
-    error = "" if found.error is None else f" ± {found.error:.2g}"
+    error = f" ± {found.error:.2g}" if found.error else ""
     return f"{words.number(found.mean)}{error}"
 
 

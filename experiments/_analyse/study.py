@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import pathlib
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -17,7 +18,7 @@ from experiments.figures.ranks import Series, arranged, words_of
 from lorax.analysis.subspaces import first_delta
 from lorax.analysis.updates import lora_members
 from lorax.core.adapter import Adapter, Base, Delta
-from lorax.core.errors import LoraxError
+from lorax.core.errors import LoraxError, LoraxWarning
 from lorax.io.json_file import read_json
 
 PAPER = (8, 64)
@@ -194,7 +195,9 @@ def _reader(workdir: pathlib.Path) -> Callable[[str, str], Learnt]:
         one = Learnt(label, name, bases[mark], adapter, delta)
         if config.adapter_from or not has_factors(one):
             return one
-        start = first_delta(adapter, jax.random.key(config.seed.init), delta)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", LoraxWarning)  # of ranks: it was told in training
+            start = first_delta(adapter, jax.random.key(config.seed.init), delta)
         return dataclasses.replace(one, start=start)
 
     return read

@@ -68,7 +68,7 @@ def test_the_real_run():
     assert len(axes["lr"]) == 5
     steps = [b / a for a, b in zip(axes["lr"], axes["lr"][1:], strict=False)]
     assert steps == pytest.approx([2.0] * 4)
-    assert {unit.config.train.batch * unit.config.data.length for unit in found} == {4 * 128}
+    assert {unit.config.train.batch * unit.config.data.length for unit in found} == {2 * 128}
     assert all(unit.config.seed.init == unit.config.seed.data for unit in found)
 
 
