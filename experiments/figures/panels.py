@@ -11,6 +11,9 @@ MARKERS = "osD^vP*X"
 PER_ROW = 2
 """Panels side by side."""
 
+TICKS = 12
+"""Values of an axis that are all told."""
+
 
 def grid(count: int, height: float, *, share: bool = False) -> tuple[Any, list[Any]]:
     """(figure, one set of axes a panel), `PER_ROW` side by side.
@@ -50,12 +53,16 @@ def bare(axes: Any) -> None:
 
 
 def ticks(axis: Any, values: Sequence[float]) -> None:
-    """Ticks at the values themselves."""
+    """Ticks of a logarithmic axis at the values themselves, if they are not too many."""
     from matplotlib import ticker
 
-    said = [f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}" for value in values]
-    axis.set_major_locator(ticker.FixedLocator(list(values)))
-    axis.set_major_formatter(ticker.FixedFormatter(said))
+    few = len(values) <= TICKS
+    axis.set_major_locator(
+        ticker.FixedLocator(list(values)) if few else ticker.LogLocator(10, (1, 2, 5))
+    )
+    axis.set_major_formatter(
+        lambda value, _: f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
+    )
     axis.set_minor_locator(ticker.NullLocator())
 
 

@@ -102,3 +102,11 @@ def test_the_frozen_base_is_shown_where_it_is_near():
     assert "frozen base" in svg
     far = [one | {"base/test/loss": 30.0} for one in rows]
     assert "frozen base" not in ranks.figures(far, reduce(far), CONFIG)[0][0].svg
+
+
+def test_rates_of_a_search_are_not_all_told():
+    rates = [0.001 * 1.37**n for n in range(14)]
+    rows = [row(abs(math.log2(lr / 0.01)), rank=r, lr=lr * (1 + r / 99)) for r in (1, 2)
+            for lr in rates]  # fmt: skip
+    svg = drawn(rows)["by_rate"][1]
+    assert ">0.02<" in svg and ">0.00139<" not in svg
