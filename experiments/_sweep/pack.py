@@ -113,7 +113,7 @@ class _Packs:
             label = f"units {done + 1} to {done + len(units)} of {self.total}"
             with self.stop.deferred(), _out_of_memory():
                 runs = train_packed(
-                    self.program.step, packed[0], packed[1], self.shared.base, lanes,
+                    self.program, packed[0], packed[1], self.shared.base, lanes,
                     label=label, stop=self.stop,
                 )  # fmt: skip
             self.stop.where = f"after the last step of {label}"
@@ -147,7 +147,8 @@ class _Packs:
         shared, (states, numbers) = self.shared, packed
         pipeline = shared.setting.data.pipeline
         places = tune.places(size)
-        batch = jax.tree.map(lambda x: np.stack([x] * places), pipeline[0])
+        longest = max(range(pipeline.order.steps_per_epoch), key=pipeline.order.length)
+        batch = jax.tree.map(lambda x: np.stack([x] * places), pipeline[longest])
         arguments = states, numbers, np.ones(places, bool), shared.base, batch
         make = lambda width: tune.compiled(shared.step(width), width, arguments)
         with _out_of_memory():

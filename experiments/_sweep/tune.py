@@ -31,15 +31,17 @@ TIMED = 3
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """A compiled step of a pack.
+    """A compiled step of a pack, `program(states, numbers, active, base, batches)`.
 
     Attributes:
-      step: `step(states, numbers, active, base, batches)`.
+      step: for batches of `shapes`.
       units: places of the pack.
       width: of them side by side.
       bytes: that it needs, arguments and results included.
       seconds: of one step; NaN where none was timed.
       compiling: seconds that it took to compile.
+      shapes: of the arrays of the batches.
+      jitted: for batches whose rows have other lengths, compiled for each.
     """
 
     step: Callable[..., Any]
@@ -48,6 +50,13 @@ class Program:
     bytes: int
     seconds: float = math.nan
     compiling: float = math.nan
+    shapes: Any = None
+    jitted: Callable[..., Any] | None = None
+
+    def __call__(self, *arguments: Any) -> Any:
+        """One step."""
+        same = self.jitted is None or _shapes(arguments[4]) == self.shapes
+        return (self.step if same else self.jitted)(*arguments)
 
 
 def units_of(count: int, pack: int = 0) -> int:
@@ -102,7 +111,12 @@ def compiled(step: Callable[..., Any], width: int, arguments: tuple[Any, ...]) -
         size = used.argument_size_in_bytes + used.output_size_in_bytes + used.temp_size_in_bytes
         size -= used.alias_size_in_bytes
     units = arguments[2].shape[0]
-    return Program(made, units, width, size, compiling=took)
+    shapes = _shapes(arguments[4])
+    return Program(made, units, width, size, compiling=took, shapes=shapes, jitted=step)
+
+
+def _shapes(batches: Any) -> list[tuple[int, ...]]:
+    return [jnp.shape(leaf) for leaf in jax.tree.leaves(batches)]
 
 
 def timed(program: Program, arguments: tuple[Any, ...]) -> Program:

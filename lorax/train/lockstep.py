@@ -1,7 +1,8 @@
 """How are the units of a pack run? All by one step at a time, each told and saved as if alone.
 
 As in `lorax.train.loop`, the host looks at the numbers of a step when `LAG` later ones are under
-way. A unit that is at its end, or became NaN, waits while the others go on.
+way. A unit that is at its end, or became NaN, waits while the others go on; so does one that is
+ahead, until they are where it is: then the rows of all batches of a step are equally long.
 """
 
 import collections
@@ -126,7 +127,6 @@ class _Pack:
             for lane in lanes
         ]
         self.failures: list[NotFinite | None] = [None] * len(lanes)
-        self.newest: list[Any] = [None] * len(lanes)
         self.unsaved: set[int] = set()  # units that moved since they were saved
         self.flying: collections.deque[tuple[dict[int, int], Any]] = collections.deque()
 
@@ -149,12 +149,15 @@ class _Pack:
         return due(self.at[i], every, self.lanes[i].plan.steps)
 
     def advance(self) -> set[int]:
-        """One step of every unit that has any left; which they are."""
-        moving = {i for i in range(len(self.lanes)) if self._goes(i)}
+        """One step of those units that have made fewest; which they are."""
+        going = [i for i in range(len(self.lanes)) if self._goes(i)]
+        lowest = min(self.at[i] for i in going)
+        moving = {i for i in going if self.at[i] == lowest}
         begun = time.perf_counter()
-        for i in moving:
-            lane = self.lanes[i]
-            self.newest[i] = next_batch(lane.batches, self.at[i] + 1, lane.plan.steps)
+        batches = {
+            i: next_batch(self.lanes[i].batches, lowest + 1, self.lanes[i].plan.steps)
+            for i in sorted(moving)
+        }
         waited = time.perf_counter() - begun
         active = np.zeros(self.places, bool)
         for i in moving:
@@ -162,7 +165,7 @@ class _Pack:
             self.at[i] += 1
             self.records[i].waited += waited
         self.states, metrics = self.step(
-            self.states, self.numbers, active, self.base, self._batches()
+            self.states, self.numbers, active, self.base, self._stacked(batches)
         )
         self.unsaved |= moving
         self.flying.append(({i: self.at[i] for i in moving}, metrics))
@@ -213,11 +216,10 @@ class _Pack:
     def _goes(self, i: int) -> bool:
         return self.failures[i] is None and self.at[i] < self.lanes[i].plan.steps
 
-    def _batches(self) -> Any:
-        """The newest batch of every place; one that stands still gets that of another."""
-        any_one = next(batch for batch in self.newest if batch is not None)
-        filled = [any_one if batch is None else batch for batch in self.newest]
-        filled += [any_one] * (self.places - len(filled))
+    def _stacked(self, batches: Mapping[int, Any]) -> Any:
+        """A batch for every place; one that stands still gets that of another."""
+        any_one = next(iter(batches.values()))
+        filled = [batches.get(i, any_one) for i in range(self.places)]
         return jax.tree.map(lambda *leaves: np.stack(leaves), *filled)
 
     def _finish(self) -> None:

@@ -38,11 +38,13 @@ PRETRAINED = (*MLP, "--config.pretrain.steps=2", "--config.pretrain.format=toy")
 
 LANGUAGE = (
     "--config=configs/quickstart.py:smoke",
-    "--config.train.steps=2",
+    "--config.train.steps=4",
+    "--config.data.packing=bucket",
+    "--config.data.buckets=(16,128)",
     "--config.eval.prompt=",
     "--config.eval.limit=2",
 )
-"""Two steps of a LLaMA whose base is trained first, for two steps."""
+"""Four steps of a LLaMA, rows of two lengths, whose base is trained first, for two steps."""
 
 TIMES = {"step_time_sec", "seconds_per_step", "wait_share"}
 

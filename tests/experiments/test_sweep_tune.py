@@ -69,6 +69,9 @@ def test_a_compiled_step_tells_its_bytes():
     assert program.units == 4 and program.width == 2 and program.compiling > 0
     assert math.isnan(program.seconds)
     assert 4 * (1000 + 400) <= program.bytes < 8 * (1000 + 400)
+    shorter = (*arguments[1:4], jnp.zeros((4, 7)))
+    assert program(jnp.ones((4, 100)), *shorter)[1].shape == (4, 7)
+    assert program(jnp.ones((4, 100)), *arguments[1:])[1].shape == (4, 10)
     timed = tune.timed(program, arguments)
     assert timed.seconds > 0 and timed.step is program.step
     assert not arguments[0].is_deleted()  # the step was given copies

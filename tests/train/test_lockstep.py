@@ -60,6 +60,16 @@ def test_units_that_resume_at_different_steps_end_at_the_same():
     assert math.isnan(ends[1].outcome.seconds_per_step)
 
 
+def test_rows_may_have_another_length_at_every_step():
+    make = lambda: [Unit(seed=0, long=True, steps=4), *(Unit(seed=s, long=True) for s in (1, 2))]
+    begun = lambda: [unit.at(at) for unit, at in zip(make(), (1, 4, 2), strict=True)]
+    units, alone = begun(), begun()
+    run(units, spare=1)  # those that are ahead wait for the others
+    for unit, other in zip(units, alone, strict=True):
+        other.alone()
+        same(unit, other)
+
+
 @pytest.mark.parametrize("bad", [1, 5, 7])
 def test_a_unit_that_becomes_nan_fails_alone(bad):
     make = lambda: [Unit(seed=0), Unit(seed=1, bad=bad, log_every=2, save_every=2), Unit(seed=2)]
@@ -148,14 +158,14 @@ def test_a_signal_in_an_evaluation_leaves_it_pending_where_it_was_due():
 
 def test_a_stop_saves_nothing_twice_and_nothing_that_failed():
     stop = Stop()
-    units = [Unit(seed=0), Unit(seed=1, bad=2), Unit(seed=2).at(4), Unit(seed=3).at(7)]
+    units = [Unit(seed=0), Unit(seed=1, bad=2), Unit(seed=2, steps=3), Unit(seed=3).at(6)]
     stopping(units[0], stop, 5)
     with pytest.raises(Stopped):
         run(units, stop=stop)
     assert moments(units[0]) == [(5, False, False)]
     assert moments(units[1]) == []
     # one ended two steps before: its evaluation stays with its checkpoint
-    assert moments(units[2]) == [(7, True, False)]
+    assert moments(units[2]) == [(3, True, False)]
     assert moments(units[3]) == []  # nothing happened since it was saved
 
 
