@@ -1,6 +1,7 @@
 """How is an analysis told? All numbers in analysis.json, report.md, report.html and plots/."""
 
 import json
+import math
 import pathlib
 import re
 from collections.abc import Sequence
@@ -229,8 +230,11 @@ def _stat(members: Sequence[Measured], name: str, kind: str, among: str = "") ->
 
 
 def _said(found: Stat) -> str:
-    error = f" ± {found.error:.2g}" if found.error else ""
-    return f"{words.number(found.mean)}{error}"
+    """With two digits of the error."""
+    if not found.error:
+        return words.number(found.mean)
+    digits = max(0, 1 - math.floor(math.log10(found.error)))
+    return f"{found.mean:,.{digits}f} ± {found.error:.{digits}f}"
 
 
 def _number(value: float) -> str:
