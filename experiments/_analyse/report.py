@@ -1,7 +1,6 @@
 """How is an analysis told? All numbers in analysis.json, report.md, report.html and plots/."""
 
 import json
-import math
 import pathlib
 import re
 from collections.abc import Sequence
@@ -188,7 +187,8 @@ def _phi(one: Compared, kind: Shared, k: int) -> list[str]:
     pairs = np.split(kind.phi[:, k - 1, k - 1], len(one.comparison.pairs))
     found = stat(_mean(pair) for pair in pairs)
     start = _number(_mean(kind.start[:, k - 1, k - 1])) + (" (random)" if one.drawn else "")
-    return [_said(found) if found else ABSENT, start, _number(float(kind.chance[k - 1, k - 1]))]
+    said = words.mean(found.mean, found.error or None) if found else ABSENT
+    return [said, start, _number(float(kind.chance[k - 1, k - 1]))]
 
 
 def _drawn(one: Compared) -> list[Shared]:
@@ -226,15 +226,7 @@ def _labelled(measured: Sequence[Measured]) -> dict[str, list[Measured]]:
 
 def _stat(members: Sequence[Measured], name: str, kind: str, among: str = "") -> str:
     found = stat(by_kind(one, name, among).get(kind) for one in members)
-    return ABSENT if found is None else _said(found)
-
-
-def _said(found: Stat) -> str:
-    """With two digits of the error."""
-    if not found.error:
-        return words.number(found.mean)
-    digits = max(0, 1 - math.floor(math.log10(found.error)))
-    return f"{found.mean:,.{digits}f} ± {found.error:.{digits}f}"
+    return ABSENT if found is None else words.mean(found.mean, found.error or None)
 
 
 def _number(value: float) -> str:
