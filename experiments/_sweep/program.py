@@ -7,6 +7,7 @@ from typing import Any
 
 from experiments import _workdir
 from experiments._sweep.units import Unit
+from experiments._train.setting import pretraining
 from lorax.adapters.lora_init import DECOMPOSITIONS
 
 TRACED = ("learning_rate", "weight_decay", "b1", "b2", "eps", "loraplus")
@@ -36,6 +37,7 @@ def program_of(config: Any) -> str:
         fields["adapter"].get("initializer") in DECOMPOSITIONS,  # these have an offset beside A B
         _value(fields, "adapter.rank") if not fields["optimizer"]["eps"] else 0,  # 0 / 0 is NaN
         fields["seed"]["data"] if fields["data"]["packing"] == "bucket" else 0,  # lengths of rows
+        base_of(config),
     ]
     for name in FREE:
         *parts, last = name.split(".")
@@ -44,6 +46,16 @@ def program_of(config: Any) -> str:
             node = node[part]
         node.pop(last, None)
     return short([fields, kept])
+
+
+def base_of(config: Any) -> str:
+    """The same for all configs that train the same base first, or none, which is empty."""
+    if not config.pretrain.steps or config.model.source:
+        return ""
+    made = _workdir.plain(pretraining(config))
+    seed, drops = made["seed"], made["model"]["dropout"]
+    parts = (made[name] for name in ("model", "data", "train", "optimizer", "adapter"))
+    return short([seed["base"], seed["data"], seed["dropout"] if drops else 0, *parts])
 
 
 def differing(units: Sequence[Unit]) -> tuple[str, ...]:

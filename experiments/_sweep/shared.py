@@ -16,12 +16,11 @@ import jax
 import jax.numpy as jnp
 
 import lorax
-from experiments import _workdir
-from experiments._sweep.program import differing, short
+from experiments._sweep.program import base_of, differing, short
 from experiments._sweep.units import Unit
 from experiments._train import method, run, training
 from experiments._train.scoring import Held
-from experiments._train.setting import Setting, make_setting, pretraining, sibling
+from experiments._train.setting import Setting, make_setting, sibling
 from lorax.adapters.padded import Padded, PaddedDelta, with_numbers
 from lorax.core.errors import LoraxWarning
 from lorax.data.batch import Batch
@@ -81,7 +80,7 @@ class Shared:
         self._settings = {unit.name: sibling(setting, unit.config) for unit in units}
         self._made: pathlib.Path | None = None
         if setting.pretrains:
-            self._made = folder / "bases" / _name_of_base(setting.config)
+            self._made = folder / "bases" / base_of(setting.config)
             _ = setting.before  # its mistakes write nothing
         self.setting = self._with_base(setting)
         self.base = self.setting.subject.base
@@ -228,10 +227,3 @@ def _complete(delta: Any, numbers: Numbers) -> PaddedDelta:
 def _drops(adapter: lorax.Adapter) -> bool:
     members = adapter.members if isinstance(adapter, lorax.Chain) else (adapter,)
     return any(getattr(member, "dropout", 0) for member in members)
-
-
-def _name_of_base(config: Any) -> str:
-    """The same for all configs whose base is trained alike."""
-    made = _workdir.plain(pretraining(config))
-    parts = ("model", "data", "train", "optimizer", "adapter")
-    return short([made["seed"]["base"], made["seed"]["data"], *(made[name] for name in parts)])

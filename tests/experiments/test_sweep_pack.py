@@ -237,21 +237,22 @@ def test_a_unit_that_does_not_fit_is_one_line(tmp_path):
 
 @pytest.mark.parametrize("flags", [PRETRAINED, LANGUAGE], ids=["mlp", "llama"])
 def test_units_share_the_base_that_is_trained_for_them(tmp_path, flags):
-    folder, made, begun = tmp_path / "sweep", units(flags, axis("rank", (1, 2))), []
+    folder, seeds = tmp_path / "sweep", (0, 1) if flags is PRETRAINED else (0,)
+    made, begun = units(flags, axis("seed", seeds), axis("rank", (1, 2))), []
     with cue(lambda: begun.append(1), run="base", step=1):
-        for count in (2,) if flags is LANGUAGE else (1, 2):
-            packed(folder, made[:count])
-    assert len(begun) == 1
-    (base,) = (folder / "bases").iterdir()
-    assert (base / "base" / "DONE").exists()
+        if flags is PRETRAINED:
+            packed(folder, made[:1])
+        packed(folder, made)
+    assert len(begun) == len(seeds)  # the order of its texts is that of the seed
     for unit in made:
         link = place(folder, unit) / "base"
         assert link.is_symlink() and not os.path.isabs(os.readlink(link))
-        assert link.resolve() == (base / "base").resolve()
+        assert (link / "DONE").exists() and link.resolve().parents[1] == folder / "bases"
+    base = place(folder, made[-1]) / "base"
     alone = tmp_path / "alone"
-    assert run(alone, *flags_of(flags, made[1])).code == 0
-    assert differences(place(folder, made[1]), alone) == []
-    assert load_adapter(base / "base" / "adapter")[0] == load_adapter(alone / "base" / "adapter")[0]
+    assert run(alone, *flags_of(flags, made[-1])).code == 0
+    assert differences(place(folder, made[-1]), alone) == []
+    assert load_adapter(base / "adapter")[0] == load_adapter(alone / "base" / "adapter")[0]
     if flags is LANGUAGE:  # for the verbs that take a model
         loaded = load_run(place(folder, made[1]))
         assert loaded.config.dim == 16 and loaded.tokenizer is not None

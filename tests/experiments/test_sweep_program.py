@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from configs._page import defaults
 from configs._sweeps import axis, label, product
-from experiments._sweep.program import FREE, TRACED, differing, program_of, programs
+from experiments._sweep.program import FREE, TRACED, base_of, differing, program_of, programs
 from experiments._sweep.units import make_units
 
 VALUES = {
@@ -125,6 +125,29 @@ def test_buckets_are_drawn_by_the_seed_of_the_data():
     assert len(programs(units(*seeds, data__packing="bucket"))) == 2
     for packing in ("none", "pack"):
         assert len(programs(units(*seeds, data__packing=packing))) == 1
+
+
+def test_units_whose_page_trains_another_base_are_other_programs():
+    fields = {"pretrain__steps": 5, "model__dropout": 0.0}
+    assert len(programs(units(axis("rank", (1, 2)), axis("lr", (1e-3, 1e-2)), **fields))) == 1
+    for field in ("seed.data", "optimizer.b1", "optimizer.eps"):
+        axes = axis(field, VALUES[field]), axis("rank", (1, 2))
+        assert [len(group) for group in programs(units(*axes, **fields))] == [2, 2]
+        loaded = units(*axes, **fields, model__source="weights")  # trains none
+        assert [len(group) for group in programs(loaded)] == [4]
+    seeds = axis("seed.init", (0, 1)), axis("seed.dropout", (0, 1))
+    assert len(programs(units(*seeds, **fields))) == 1
+    assert len(programs(units(*seeds, **fields | {"model__dropout": 0.1}))) == 2
+
+
+def test_the_base_of_a_config_is_named_by_what_makes_it():
+    config = defaults()
+    assert base_of(config) == ""
+    config.pretrain.steps = 5
+    name = base_of(config)
+    assert name and base_of(units(axis("rank", (3,)), pretrain__steps=5)[0].config) == name
+    config.pretrain.learning_rate *= 2
+    assert base_of(config) not in ("", name)
 
 
 def test_an_adapter_without_a_rank_is_a_program_too():
