@@ -53,9 +53,8 @@ def base_of(config: Any) -> str:
     if not config.pretrain.steps or config.model.source:
         return ""
     made = _workdir.plain(pretraining(config))
-    seed, drops = made["seed"], made["model"]["dropout"]
     parts = (made[name] for name in ("model", "data", "train", "optimizer", "adapter"))
-    return short([seed["base"], seed["data"], seed["dropout"] if drops else 0, *parts])
+    return short([made["seed"]["base"], *parts])
 
 
 def differing(units: Sequence[Unit]) -> tuple[str, ...]:

@@ -183,6 +183,8 @@ def pretraining(config: Any) -> Any:
     made.optimizer.update({name: part[name] for name in FROM_CONFIG})
     made.optimizer.update({"warmup_ratio": 0.0, "loraplus": 1.0, "label_smoothing": 0.0})
     made.checkpoint.best = ""
+    # one base for all seeds of what is trained on it; its own are those that a page begins with
+    made.seed.update({"data": config.seed.base + 1, "dropout": config.seed.base + 2})
     made.pretrain.steps = 0
     return made
 

@@ -38,6 +38,15 @@ def test_the_base_is_made_by_a_run_of_its_own(config):
     assert made.seed.to_dict() == config.seed.to_dict()
 
 
+def test_the_base_is_the_same_for_all_seeds_of_what_is_trained_on_it(config):
+    seeds = lambda: [pretraining(config).seed[name] for name in ("base", "data", "dropout")]
+    before = seeds()
+    config.seed.update({"data": 7, "dropout": 7})
+    assert seeds() == before
+    config.seed.base = 3
+    assert all(new != old for new, old in zip(seeds(), before, strict=True))
+
+
 def test_also_train_puts_whole_leaves_beside_the_adapter(config):
     config.also_train = ("params/norm/scale",)
     alone = load_config("configs/quickstart.py:smoke")
