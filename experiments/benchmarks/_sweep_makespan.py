@@ -10,11 +10,12 @@ import json
 import os
 import pathlib
 import re
+import resource
 import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -32,8 +33,9 @@ from lorax.train.metrics import read_metrics
 PAGE = "experiments/benchmarks/_sweep_page.py"
 SCRIPT = pathlib.Path(__file__).with_name("_sweep_torch.py")
 WORK = (
-    "stories260K to Shakespeare, LoRA all-linear, 6 ranks x 4 rates, 200 updates of 4 x 128 "
-    "tokens, AdamW, f32, held-out numbers of 2 x 64 windows; torch and peft: the training alone"
+    "stories260K to Shakespeare, LoRA all-linear, 6 ranks x 4 rates, 200 updates of 2 x 64 tokens "
+    "(2 x 128 with the page's word long), AdamW, f32, held-out numbers of 2 x 64 windows; torch "
+    "and peft: the training alone"
 )
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 AGREE = 1e-4
@@ -57,6 +59,13 @@ class Plan:
     threads: Sequence[int] = (1, os.cpu_count() or 1)
 
 
+class Spent(NamedTuple):
+    """By a process, from its start to its end; CPU time counts every core."""
+
+    seconds: float
+    cpu_seconds: float
+
+
 def run(plan: Plan, folder: pathlib.Path) -> dict[str, Any]:
     """Everything, as one JSON-ready result.
 
@@ -70,28 +79,29 @@ def run(plan: Plan, folder: pathlib.Path) -> dict[str, Any]:
     units = _units(plan.page)
     chosen = units[:: len(units) // (plan.solo or len(units))]
     before, after = chosen[: len(chosen) // 2], chosen[len(chosen) // 2 :]
-    solo = _alone(plan, before, folder)
-    packed, said = _timed(_verb("sweep", plan.page, folder / "sweep"))
-    solo |= _alone(plan, after, folder)
-    separate = sum(solo.values()) * len(units) / len(solo)
-    result = {
+    alone = _alone(plan, before, folder)
+    sweep, said = _timed(_verb("sweep", plan.page, folder / "sweep"))
+    alone |= _alone(plan, after, folder)
+    separate = Spent(*(sum(x) * len(units) / len(alone) for x in zip(*alone.values(), strict=True)))
+    spent = {"sweep": sweep, "separate_processes": separate}
+    result: dict[str, Any] = {
         "page": plan.page,
         "units": len(units),
         "load_average": [round(x, 2) for x in os.getloadavg()],
-        "seconds": {"sweep": round(packed, 1), "separate_processes": round(separate, 1)},
-        "separate_processes_run": len(solo),
-        "separate_processes_extrapolated": len(solo) < len(units),
-        "sweep_over_separate_processes": round(packed / separate, 3),
+        "separate_processes_run": len(alone),
+        "separate_processes_extrapolated": len(alone) < len(units),
         "compilations_of_the_step": len(compilations(said)),
         "programs_compiled": len(re.findall(r"Finished XLA compilation of", said)),
-        "seconds_of_separate_processes": {n: round(s, 1) for n, s in solo.items()},
-        "largest_difference_of_validation_losses": _difference(folder, list(solo)),
+        "seconds_of_separate_processes": {n: round(s.seconds, 1) for n, s in alone.items()},
+        "largest_difference_of_validation_losses": _difference(folder, list(alone)),
     }
     if plan.torch_python:
-        torch = _torch(plan, units, folder)
-        result["seconds"]["torch"] = round(torch["seconds"], 1)
-        result["sweep_over_torch"] = round(packed / torch["seconds"], 3)
-        result["torch"] = torch
+        spent["torch"], result["torch"] = _torch(plan, units, folder)
+    for i, field in enumerate(Spent._fields):
+        result[field] = {name: round(one[i], 1) for name, one in spent.items()}
+        for other in list(spent)[1:]:
+            ratio = spent["sweep"][i] / spent[other][i]
+            result[f"sweep_over_{other}" + ("_cpu" if i else "")] = round(ratio, 3)
     return result
 
 
@@ -112,20 +122,20 @@ def _verb(verb: str, page: str, workdir: pathlib.Path, *flags: str) -> list[str]
     ]  # fmt: skip
 
 
-def _alone(plan: Plan, units: Sequence[Unit], folder: pathlib.Path) -> dict[str, float]:
-    """Seconds of each unit as a process of its own."""
-    seconds = {}
+def _alone(plan: Plan, units: Sequence[Unit], folder: pathlib.Path) -> dict[str, Spent]:
+    """What each unit takes as a process of its own."""
+    spent = {}
     for unit in units:
         flags = (f"--config.{field}={value}" for field, value in unit.overrides.items())
         command = _verb("train", plan.page, folder / "alone" / unit.name, *flags)
-        seconds[unit.name], _ = _timed(command)
-    return seconds
+        spent[unit.name], _ = _timed(command)
+    return spent
 
 
-def _timed(command: Sequence[str], **env: str) -> tuple[float, str]:
-    """Seconds of a process from its start to its end, and what it said; nothing is cached."""
+def _timed(command: Sequence[str], **env: str) -> tuple[Spent, str]:
+    """What a process takes, and what it said; nothing that was compiled before is found."""
     kept = {k: v for k, v in os.environ.items() if k != "JAX_COMPILATION_CACHE_DIR"}
-    start = time.perf_counter()
+    before, start = _cpu_of_children(), time.perf_counter()
     ended = subprocess.run(
         command, env=kept | {"JAX_LOG_COMPILES": "1"} | env, capture_output=True, text=True
     )
@@ -134,7 +144,12 @@ def _timed(command: Sequence[str], **env: str) -> tuple[float, str]:
         raise RuntimeError(
             f"{' '.join(command)} ended with {ended.returncode}: {ended.stderr[-2000:]}"
         )
-    return seconds, ended.stdout + ended.stderr
+    return Spent(seconds, _cpu_of_children() - before), ended.stdout + ended.stderr
+
+
+def _cpu_of_children() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def _difference(folder: pathlib.Path, names: Sequence[str]) -> float:
@@ -147,8 +162,8 @@ def _difference(folder: pathlib.Path, names: Sequence[str]) -> float:
     return float(f"{max(abs(loss(a) - loss(b)) for a, b in pairs):.1e}")
 
 
-def _torch(plan: Plan, units: Sequence[Unit], folder: pathlib.Path) -> dict[str, Any]:
-    """The peer's seconds: the whole process, and what it says of it."""
+def _torch(plan: Plan, units: Sequence[Unit], folder: pathlib.Path) -> tuple[Spent, dict[str, Any]]:
+    """What the peer's process takes, and what it says of it."""
     setting = make_setting(units[0].config)
     work = folder / "torch"
     work.mkdir()
@@ -163,20 +178,24 @@ def _torch(plan: Plan, units: Sequence[Unit], folder: pathlib.Path) -> dict[str,
         {"rank": u.config.adapter.rank, "rate": u.config.optimizer.learning_rate} for u in units
     ]
 
-    def tell(units: Sequence[Mapping[str, Any]], threads: int) -> dict[str, Any]:
+    def tell(units: Sequence[Mapping[str, Any]], threads: int) -> tuple[Spent, dict[str, Any]]:
         text = json.dumps(peer | {"units": units, "threads": threads})
         (work / "work.json").write_text(text, "utf-8")
         env = {"OMP_NUM_THREADS": str(threads)}
-        seconds, said = _timed([plan.torch_python, str(SCRIPT), str(work)], **env)
+        spent, said = _timed([plan.torch_python, str(SCRIPT), str(work)], **env)
         line = next(line for line in said.splitlines() if line.startswith("{"))
-        return {"seconds": seconds, **json.loads(line)}
+        return spent, json.loads(line)
 
-    trial = {n: tell(every[:1], n)["unit_seconds"][0] for n in sorted({*plan.threads})}
+    trial = {n: tell(every[:1], n)[1]["unit_seconds"][0] for n in sorted({*plan.threads})}
     threads = min(trial, key=trial.__getitem__)
-    found = tell(every, threads)
+    spent, found = tell(every, threads)
     if abs(found["bare_loss"] - ours) > AGREE:
         raise RuntimeError(f"torch has loss {found['bare_loss']} where this project has {ours}")
-    return found | {"our_bare_loss": ours, "threads": threads, "unit_seconds_by_threads": trial}
+    return spent, found | {
+        "our_bare_loss": ours,
+        "threads": threads,
+        "unit_seconds_by_threads": trial,
+    }
 
 
 def _export(setting: Setting, work: pathlib.Path) -> float:
