@@ -62,9 +62,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--out", type=pathlib.Path, default=HERE, metavar="DIR")
     out = parser.parse_args(argv).out
     try:
-        import jupytext  # noqa: F401
+        import jupytext
         import nbclient
-        import nbformat
     except ImportError as error:
         print(
             f"error: {error.name} is not installed: pip install -e '.[notebooks]'", file=sys.stderr
@@ -78,7 +77,7 @@ def main(argv: list[str] | None = None) -> int:
             print(f"error: {script.name} fails:\n{error}", file=sys.stderr)
             return 1
         out.mkdir(parents=True, exist_ok=True)
-        nbformat.write(made, out / f"{script.stem}.ipynb")
+        jupytext.write(made, out / f"{script.stem}.ipynb")
         print(out / f"{script.stem}.ipynb")
     return 0
 
