@@ -16,7 +16,7 @@ from experiments._sweep.units import Unit, make_units
 from lorax.io.checkpoint import load_adapter
 from lorax.parallel.replicas import Replicas
 from lorax.train.metrics import read_metrics
-from lorax.train.stop import Stop, catch
+from lorax.train.stop import catch
 
 STEPS = 6
 
@@ -65,18 +65,12 @@ def flags_of(flags: Sequence[str], unit: Unit) -> list[str]:
     return [*flags, *(f"--config.{name}={value}" for name, value in unit.overrides.items())]
 
 
-def packed(
-    folder: pathlib.Path, made: Sequence[Unit], stop: Stop | None = None, **options: Any
-) -> list[str]:
+def packed(folder: pathlib.Path, made: Sequence[Unit], **options: Any) -> list[str]:
     """`run_units` on one device of this process; what it said of units and of splits."""
     said: list[str] = []
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, catch() as stop:
         patch.setattr("experiments._train.run.replicas", lambda rows: Replicas(None))
-        if stop is not None:
-            run_units(made, folder, stop, say=said.append, **options)
-        else:
-            with catch() as caught:
-                run_units(made, folder, caught, say=said.append, **options)
+        run_units(made, folder, stop, say=said.append, **options)
     return [line for line in said if line.startswith(("[", "A pack"))]
 
 
