@@ -167,7 +167,7 @@ packed = make_packed_step(
     next_token_loss(model.apply, Padded(adapters[0])),
     lambda numbers: (adamw(numbers["rate"]), None),
     lambda delta, numbers: dataclasses.replace(numbers["adapter"], delta=delta),
-    width=10,  # ten side by side, and three such groups in turn
+    width=10,  # side by side, three such groups in turn: 5 and 30 were slower when this was written
 )
 whole = [with_numbers(a, base, d, dropout=False) for a, d in zip(adapters, deltas)]
 numbers = {"adapter": stacked(whole), "rate": jnp.array([unit["lr"] for unit in units])}
@@ -175,7 +175,7 @@ rest = (numbers, np.ones(len(units), bool), base, batches)
 pack = stacked(states())
 packed, one = compiled(packed, pack, *rest)
 
-# One program a rank: ten units each, in turn.
+# One program a rank: six units each, in turn.
 alone, ranks, many = states(), {}, 0.0
 for adapter, state in zip(adapters, alone):
     if adapter.rank not in ranks:
@@ -212,12 +212,12 @@ print(
 # %% [markdown]
 # How to read it: the first line is paid once. Five programs are the least that units in turn need; 30
 # separate processes would each compile, start, and read the data. For a sweep of short runs that is
-# most of the time. The second line is paid every step, and gains little here: the model is so small
-# that its products are cheap beside the work on single numbers, of which packing saves none, and rank
-# 1 is computed as rank 32. A wider model with few tokens a unit gains more, an accelerator most; and
-# where one unit fills the device there is nothing to gain, so the program takes units in turn. How many
-# lie side by side is guessed from their size, and measured where training is long enough to pay for
-# it. `python -m experiments.benchmarks.sweep` has the numbers.
+# most of the time. The second line is paid every step, and here the two are close: packing saves the
+# start of each call and reads the base once for ten units, and pays for computing rank 1 as rank 32. A
+# wider model with few tokens a unit gains more; where one unit fills the device there is nothing to
+# gain, and the program takes units in turn. How many lie side by side is guessed from their size, and
+# measured where training is long enough to pay for it, which this one is not.
+# `python -m experiments.benchmarks.sweep` has the numbers.
 
 # %% [markdown]
 # ## What came of it
