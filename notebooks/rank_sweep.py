@@ -417,11 +417,11 @@ for rank in best:
 # carry the update, whatever the rank; a flat one that all are in use. The effective rank below is
 # the exponential of the entropy of the values: 1 for one direction, r for r equal ones.
 #
-# The paper argues from similarity that few directions matter, and does not print spectra. Shuttleworth
-# et al. (2024) do, for large models. Here look first at where the lines end: a line of rank r has r
-# points, and where its last point is much lower than its first the adapter has rank to spare.
+# The paper argues from similarity that few directions matter. Here, look first at where the lines end: a
+# line of rank r has r points, and where its last point is much lower than its first the adapter has
+# rank to spare.
 #
-# Why to distrust it: A starts as a random matrix and moves by roughly rate × steps in each entry, so
+# Why to distrust it: A starts as a random matrix and moves by at most about rate × steps in each entry, so
 # much of the tail of a large rank is the first draw, carried into $\Delta W$ by what B has learnt. A
 # full spectrum does not show that all directions are useful. Nor are lines of different rank
 # comparable in height: their scales $16 / r$ and their best rates may differ.
