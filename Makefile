@@ -32,8 +32,8 @@ quickstart: $(VENV)/.installed-experiments  ## pre-train a small model, adapt it
 test: lint  ## lint, type-check and test (ARGS=... adds pytest flags)
 	$(TEST_ENV) $(BIN) $(PYTEST) -m "not runs" $(ARGS)
 
-test-runs: $(VENV)/.installed-dev  ## whole training runs: every page, kills, signals, several processes
-	$(TEST_ENV) $(BIN) $(PYTEST) -m runs tests/experiments $(ARGS)
+test-runs: $(VENV)/.installed-dev  ## whole training runs and sweeps: pages, kills, signals, several processes, notebooks
+	$(TEST_ENV) $(BIN) $(PYTEST) -m runs tests/experiments tests/notebooks $(ARGS)
 
 test-312: $(VENV312)/.installed-dev  ## the core and law tests under PYTHON312=... (Python 3.12 or later)
 	$(TEST_ENV) $(BIN312) $(PYTEST) $(LAWS) $(ARGS)
@@ -50,8 +50,8 @@ format: $(VENV)/.installed-dev  ## rewrite the code as ruff wants it
 	$(BIN) -m ruff check --fix
 	$(BIN) -m ruff format
 
-notebooks: $(VENV)/.installed-dev  ## run the notebooks anew and keep what they show
-	$(BIN) -m jupytext --to ipynb --update --execute notebooks/*.py
+notebooks: $(VENV)/.installed-dev  ## execute the notebooks and rewrite them with their outputs
+	$(BIN) -m notebooks.execute
 
 bench: $(VENV)/.installed-experiments  ## the cost of a training step, as JSON (ARGS=... adds flags)
 	@$(BIN) -m experiments.benchmarks.step $(ARGS)

@@ -152,7 +152,7 @@ class _Packs:
         arguments = states, numbers, np.ones(places, bool), shared.base, batch
         make = lambda width: tune.compiled(shared.step(width), width, arguments)
         with _out_of_memory():
-            program = make(tune.first_width(places, shared.size))
+            program = make(tune.first_width(places, shared.rows))
             if program.bytes > self.limit:
                 needs, has = (f"{x / 2**30:.3g} GiB" for x in (program.bytes, self.limit))
                 raise _TooLarge(f"it needs {needs} of {has}")

@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import fcntl
 import functools
-import math
 import os
 import pathlib
 import types
@@ -69,7 +68,7 @@ class Shared:
     Attributes:
       setting: of the first unit, the base drawn or trained.
       mark: the fingerprint of the base.
-      size: numbers of an activation that a product of one unit reads, on average.
+      rows: of a unit's batch that one product sees: tokens, or examples of a model of images.
     """
 
     def __init__(
@@ -99,7 +98,9 @@ class Shared:
             self.state_shapes, self.number_shapes = self._shapes()
         for text in dict.fromkeys([*setting.data.notes, *(str(one.message) for one in noticed)]):
             say(text)
-        self.size = self._rows() * self._features()
+        part = setting.config.train
+        length = setting.config.data.length if setting.example.ndim == 2 else 1
+        self.rows = part.batch // part.accumulate * length
 
     def step(self, width: int) -> PackedStep:
         """The jitted step of any number of units, `width` of them side by side."""
@@ -170,21 +171,6 @@ class Shared:
             if setting.adapter not in found:
                 found[setting.adapter] = jax.eval_shape(first, jax.random.key(0))
         return common(list(found.values()))
-
-    def _rows(self) -> int:
-        """Of a unit's batch that one product sees: tokens, or examples of a model of images."""
-        part, tokens = self.setting.config.train, self.setting.example.ndim == 2
-        length = self.setting.config.data.length if tokens else 1
-        return part.batch // part.accumulate * length
-
-    def _features(self) -> int:
-        """What the adapted leaves contract, on average; 1 where none has factors."""
-        is_pair = lambda node: isinstance(node, lorax.Factors)
-        nodes = jax.tree.leaves(self.state_shapes.delta, is_leaf=is_pair)
-        inputs = [
-            math.prod(node.A.shape[len(node.roles.stack) : -1]) for node in nodes if is_pair(node)
-        ]
-        return round(sum(inputs) / len(inputs)) if inputs else 1
 
     def _numbers(self, setting: Setting, delta: Any) -> Numbers:
         part = setting.config.optimizer

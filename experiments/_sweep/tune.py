@@ -10,10 +10,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-FILLED = {"cpu": 2**18}
-"""Numbers of an activation that keep a device busy, by platform: the first guess of a width."""
+FILLED = {"cpu": 512}
+"""Rows of a product that keep a device busy, by platform: the first guess of a width."""
 
-OTHERWISE = 2**25
+OTHERWISE = 8192
 """The same of every other platform."""
 
 MOST = 64
@@ -75,14 +75,14 @@ def places(units: int) -> int:
     return units if units <= 8 else -(-units // 4) * 4
 
 
-def first_width(places: int, size: int) -> int:
+def first_width(places: int, rows: int) -> int:
     """The first guess: so many units side by side as keep the device busy.
 
     Args:
       places: of the pack; the width is one of its divisors.
-      size: numbers of an activation of one unit: its rows times the features of a row.
+      rows: of one unit that a product sees: its tokens, or examples of a model of images.
     """
-    return _nearest(places, FILLED.get(jax.default_backend(), OTHERWISE) / size)
+    return _nearest(places, FILLED.get(jax.default_backend(), OTHERWISE) / rows)
 
 
 def _nearest(places: int, wanted: float) -> int:
