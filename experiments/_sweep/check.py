@@ -6,7 +6,7 @@ Data and model are read once for all units that share them; of each adapter only
 import json
 import pathlib
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -14,12 +14,15 @@ import jax.numpy as jnp
 import numpy as np
 
 import lorax
+from configs._sweeps import SHORT
 from experiments import _workdir
 from experiments._report.words import short
-from experiments._sweep.rows import folder
+from experiments._sweep.rows import DONE, FAILED, SWEEP, folder, state
+from experiments._sweep.search import WIDTH
 from experiments._sweep.units import Unit
 from experiments._train import method, preview, setting
 from lorax.core.errors import LoraxError
+from lorax.io.json_file import read_json
 
 _OF_A_UNIT = ("adapter", "also_train", "adapter_from", "optimizer", "seed")
 """Parts of a config that neither data nor model depend on."""
@@ -115,6 +118,36 @@ def same_as_before(workdir: pathlib.Path, units: Sequence[Unit]) -> None:
                 f"'{file.parent}' holds a unit of another config ({'; '.join(changed)}): choose "
                 "another --workdir, or remove that folder"
             )
+
+
+def keeps_all(workdir: pathlib.Path, record: Mapping[str, Any]) -> None:
+    """Compares what sweep.json is to say with what it says: a report tells of these units alone.
+
+    A search keeps those of one over the same rates that had no more trials, as it asks for them.
+
+    Raises:
+      LoraxError: units that have ended there are none of this sweep.
+    """
+    if not (workdir / SWEEP).is_file():
+        return
+    there = read_json(workdir / SWEEP)
+    before, now = there.get("search"), record.get("search")
+    units, name_of = {}, lambda name, fields: name
+    if before and now:
+        name_of = lambda _, fields: _text({n: v for n, v in fields.items() if n not in SHORT["lr"]})
+    if not now or (before and before[:2] == now[:2] and _fits(before[2], now[2])):
+        units = {name_of(*item): item[0] for item in record["units"].items()}
+    ended = [n for n in there["units"] if state(workdir, n) in (DONE, FAILED)]
+    if lost := [name for name in ended if name_of(name, there["units"][name]) not in units]:
+        raise LoraxError(
+            f"'{workdir}' holds a sweep of other units: {len(lost)} of them are not in this one, "
+            f"the first '{lost[0]}': choose another --workdir, or add to the old sweep"
+        )
+
+
+def _fits(before: int, now: int) -> bool:
+    """Whether a search of so many trials begins with those of one before."""
+    return before == now or WIDTH <= before <= now
 
 
 def _size(config: Any, subject: Subject) -> int:

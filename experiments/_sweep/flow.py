@@ -125,6 +125,7 @@ def _sweep(call: Call, asked: Asked, planned: Planned, argv: Sequence[str], stop
     if _complete(call, record):
         print(f"This sweep was finished before, in {call.workdir}; nothing is done again.")
         return _tell_result(call, best_of)
+    check.keeps_all(call.workdir, record)
     _check(call, units)
     _reopen(call)
     with _workdir.entered(call, resume=True):

@@ -182,6 +182,15 @@ def test_another_config_in_the_folder_is_refused(where, tmp_path):
     assert said.code == 1 and "where=first' holds a unit of another config" in said.err[0]
 
 
+def test_a_sweep_that_would_lose_units_of_the_report_is_refused(where, tmp_path):
+    run(Trainer(), *where, "--sweep=where,seed")
+    before, trainer = listing(tmp_path / "sweep"), Trainer()
+    said = run(trainer, *where, "--sweep=seed")
+    assert said.code == 1 and not trainer.runs and listing(tmp_path / "sweep") == before
+    assert "6 of them are not in this one, the first 'where=first,seed=0'" in said.err[0]
+    assert "choose another --workdir" in said.err[0]
+
+
 def test_a_worker_trains_what_it_is_given_and_writes_no_report(where, tmp_path):
     folder, file = tmp_path / "sweep", tmp_path / "only.json"
     folder.mkdir()
@@ -237,6 +246,9 @@ def test_rates_are_searched_for_and_a_search_is_told_again(where, tmp_path):
     again = Trainer()
     said = run(again, *flags)
     assert said.code == 0 and not again.runs and "nothing is done again" in said.out[0]
+    for other in (["--search=lr:1e-4:1", "--trials=4"], ["--search=lr:1e-3:1", "--trials=5"], []):
+        said = run(Trainer(), *where, *other)
+        assert said.code == 1 and "20 of them are not in this one" in said.err[0]
     more = Trainer()
     assert run(more, *where, "--search=lr:1e-4:1", "--trials=6").code == 0
     assert sum(map(len, more.runs)) == 2 * 2
