@@ -3,6 +3,7 @@
 Of a sweep without ranks, another axis of numbers takes the place of rank, or each group its own.
 """
 
+import collections
 import dataclasses
 import pathlib
 from collections.abc import Iterable, Mapping, Sequence
@@ -166,6 +167,7 @@ def _by_rate(series: Sequence[Series], axis: str, reduced: Reduced, title: str) 
     for axes, (label, lines) in zip(grid, drawn, strict=True):
         for text, group in lines.items():
             _rates(axes, group, text, labels.index(text), len(labels))
+        _crosses(axes, {labels.index(text): g for text, g in lines.items()}, len(labels))
         panels.dress(axes, label or title, "learning rate", _rates_of(lines.values()))
     for axes in grid[:: min(len(drawn), panels.PER_ROW)] if drawn[0][0] else ():
         axes.set_ylabel(title)
@@ -182,9 +184,7 @@ def _by_rate(series: Sequence[Series], axis: str, reduced: Reduced, title: str) 
 
 
 def _rates(axes: Any, group: Group, label: str, number: int, count: int) -> None:
-    import matplotlib
-
-    shade = matplotlib.colormaps["viridis"](0.88 * number / max(1, count - 1))
+    shade = _shade(number, count)
     found = [(t.chosen["lr"], t.score.mean) for t in group.tried if t.score]
     style: dict[str, Any] = {"color": shade, "ls": DASHES[number % len(DASHES)]}
     mark = panels.MARKERS[number % len(panels.MARKERS)]
@@ -192,10 +192,22 @@ def _rates(axes: Any, group: Group, label: str, number: int, count: int) -> None
     if group.best and group.best.score:
         best = (group.best.chosen["lr"], group.best.score.mean)
         axes.plot(*best, marker="o", ms=10, mfc="none", mec=INK, mew=1.3, ls="")
-    for tried in group.tried:
-        if tried.failed:
-            place = axes.get_xaxis_transform()
-            axes.plot(tried.chosen["lr"], 0.97, "x", color=shade, ms=6, transform=place)
+
+
+def _crosses(axes: Any, groups: Mapping[int, Group], count: int) -> None:
+    """One for each rate that failed of {number of a line: group}, below others of that rate."""
+    place, below = axes.get_xaxis_transform(), collections.Counter[float]()
+    for number, group in groups.items():
+        for rate in (tried.chosen["lr"] for tried in group.tried if tried.failed):
+            y, shade = 0.97 - 0.06 * below[rate], _shade(number, count)
+            axes.plot(rate, y, "x", color=shade, ms=6, transform=place)
+            below[rate] += 1
+
+
+def _shade(number: int, count: int) -> Any:
+    import matplotlib
+
+    return matplotlib.colormaps["viridis"](0.88 * number / max(1, count - 1))
 
 
 def _best_rate(series: Sequence[Series], axis: str, reduced: Reduced) -> Drawn:
@@ -231,16 +243,26 @@ def _best_rate(series: Sequence[Series], axis: str, reduced: Reduced) -> Drawn:
 def _cut(axes: Any, groups: Iterable[Group]) -> None:
     """Shows the best of every line with its neighbours, and not how far the worst went."""
     seen: list[float] = []
+    means: list[float] = []
     for group in groups:
         tried = [t for t in group.tried if t.score]
+        means += [t.score.mean for t in tried if t.score]
         place = next((i for i, t in enumerate(tried) if t is group.best), None)
         if place is not None:
             seen += [t.score.mean for t in tried[max(0, place - 1) : place + 2] if t.score]
-    if not seen:
-        return
+    if seen:
+        axes.set_ylim(_limits(seen, means))
+
+
+def _limits(seen: Sequence[float], others: Sequence[float]) -> tuple[float, float]:
+    """Around all that must be seen, and around others that are near: no point is cut in half."""
     low, high = min(seen), max(seen)
-    margin = 0.08 * (high - low) or 0.05
-    axes.set_ylim(low - margin, high + margin)
+    while True:
+        reach = 0.25 * (high - low) or 0.05
+        near = [x for x in others if low - reach <= x <= high + reach]
+        if low <= min(near, default=low) and max(near, default=high) <= high:
+            return low - 0.4 * reach, high + 0.4 * reach
+        low, high = min(low, *near), max(high, *near)
 
 
 def _groups(series: Iterable[Series]) -> list[Group]:

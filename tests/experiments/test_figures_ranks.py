@@ -1,6 +1,7 @@
 """Figures of a sweep: drawn from rows alone, whatever the axes are, with what failed."""
 
 import math
+import re
 
 import pytest
 
@@ -10,6 +11,8 @@ from experiments.figures import ranks
 
 pytest.importorskip("matplotlib")
 
+MARK = re.compile(r'<use [^>]*(x="[^"]*" y="[^"]*") style="([^"]*)"')
+PANEL = re.compile(r'<rect x="[^"]*" y="([^"]*)" width="[^"]*" height="([^"]*)"')
 CONFIG = {"data": {"task": "language"}}
 
 
@@ -94,6 +97,26 @@ def test_failed_units_are_crosses_and_nothing_is_drawn_of_nothing():
     assert "cross" in drawn(rows)["by_rate"][0]
     failed = [row(math.nan, rank=r, lr=lr) for r in (1, 4) for lr in (1, 2)]
     assert drawn(failed) == {}
+
+
+def test_rates_beyond_all_reason_have_short_ticks_and_crosses_of_their_own():
+    rates = (1e-5, 1e-2, 1e3, 1e38)
+    rows = [row(math.nan if lr > 1 else 2 - r * lr, rank=r, lr=lr) for r in (1, 4) for lr in rates]
+    svg = drawn(rows)["by_rate"][1]
+    assert all(f">{tick}<" in svg for tick in ("1e-5", "0.01", "1,000", "1e38"))
+    marks = [place for place, style in MARK.findall(svg) if "fill-opacity" not in style]
+    assert len(marks) >= 8 and len(set(marks)) == len(marks)
+
+
+@pytest.mark.parametrize("worst", (2.2, 2.24, 2.3, 2.5, 9.0))
+def test_points_are_whole_or_beyond_the_panel(worst):
+    rows = [row(loss, rank=1, lr=lr) for lr, loss in ((1, worst), (2, 2.2), (4, 2.0), (8, 2.1))]
+    rows += [row(3 - lr / 9, rank=2, lr=lr) for lr in (1, 2, 4, 8)]
+    rows += [row(worst + 0.5, rank=3, lr=lr) for lr in (1, 2, 4, 8)]
+    svg = drawn(rows)["by_rate"][1]
+    top, height = map(float, PANEL.findall(svg)[0])
+    heights = [float(place.split('"')[3]) for place, _ in MARK.findall(svg)]
+    assert all(abs(y - edge) > 4 for y in heights for edge in (top, top + height))
 
 
 def test_the_frozen_base_is_shown_where_it_is_near():
