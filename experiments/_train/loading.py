@@ -23,10 +23,15 @@ def load_run(workdir: pathlib.Path) -> Pretrained:
     """The frozen model of a run with its tokenizer; what was learnt is in <workdir>/adapter.
 
     Raises:
-      LoraxError: its data or model is not here any more, or its base is not finished.
+      LoraxError: its data or model is not here any more, its base is not finished, or not there.
     """
-    config = _workdir.stored(workdir)
-    if config.pretrain.steps and not (workdir / "base" / "DONE").is_file():
+    config, link = _workdir.stored(workdir), workdir / "base"
+    if config.pretrain.steps and link.is_symlink() and not link.exists():
+        raise LoraxError(
+            f"the base of the run in '{workdir}' is a link to what is not there, "
+            f"'{link.readlink()}': copy the folder of a unit with cp -rL"
+        )
+    if config.pretrain.steps and not (link / "DONE").is_file():
         raise LoraxError(f"the base of the run in '{workdir}' is not finished: run it to its end")
     setting = with_base(make_setting(config), workdir, Stop())
     subject = setting.subject

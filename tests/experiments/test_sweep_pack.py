@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -253,6 +254,9 @@ def test_units_share_the_base_that_is_trained_for_them(tmp_path, flags):
     assert run(alone, *flags_of(flags, made[-1])).code == 0
     assert differences(place(folder, made[-1]), alone) == []
     assert load_adapter(base / "adapter")[0] == load_adapter(alone / "base" / "adapter")[0]
+    copied = shutil.copytree(place(folder, made[0]), tmp_path / "a" / "b" / "c", symlinks=True)
+    with pytest.raises(LoraxError, match="is a link to what is not there.*: copy .* with cp -rL"):
+        load_run(copied)
     if flags is LANGUAGE:  # for the verbs that take a model
         loaded = load_run(place(folder, made[1]))
         assert loaded.config.dim == 16 and loaded.tokenizer is not None
