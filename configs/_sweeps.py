@@ -77,9 +77,7 @@ def product(*sweeps: Iterable[Point]) -> Iterator[Point]:
         for part in parts:
             for field in part:
                 if field in point:
-                    raise LoraxError(
-                        f"two factors of a product set '{field}': expected each field in one"
-                    )
+                    raise LoraxError(f"two sweeps of one product set '{field}': expected it in one")
             point |= part
         yield point
 

@@ -42,12 +42,14 @@ def read_sweep(page: str, config: Any, chosen: str = "", *, alone: bool = False)
       alone: whether a page without a sweep has one point, that of no field.
 
     Raises:
-      UsageError: the page has no sweep, there is none of that name, or it fails.
+      UsageError: the page has no sweep, there is none of that name, one is named twice, or fails.
       LoraxError: what the page's own words refuse; no point at all.
     """
     module, words = load_page(page)
     path = page.partition(":")[0]
     names = tuple(name.strip() for name in chosen.split(",") if name.strip())
+    if twice := [name for n, name in enumerate(names) if name in names[:n]]:
+        raise UsageError(f"--sweep={chosen} names '{twice[0]}' twice: expected each sweep once")
     if names:
         parts = [_named(module, path, words, name, config) for name in names]
         points = list(product(*parts))
@@ -98,8 +100,14 @@ def _named(module: ModuleType, path: str, words: str, name: str, config: Any) ->
 def _called(sweep: Callable[..., Any], path: str, words: str) -> list[Point]:
     """All that a page's function yields; it is given the page's words where it takes any."""
     try:
-        points = list(sweep(words) if inspect.signature(sweep).parameters else sweep())
-    except LoraxError:
+        found = sweep(words) if inspect.signature(sweep).parameters else sweep()
+        if found is None:
+            raise UsageError(
+                f"{sweep.__name__}() of '{path}' yields no points: expected yield {{field: value}} "
+                "such as yield {'adapter.rank': 1, 'seed': 0}"
+            )
+        points = list(found)
+    except (LoraxError, UsageError):
         raise
     except Exception as error:
         raise broken(path, error) from None

@@ -158,6 +158,8 @@ def _set(config: Any, field: str, value: Any) -> Any:
             known = [*SHORT, *_fields(config)]
             own = [name for name in known if name.rpartition(".")[2] == field]
             near = f"; did you mean '{own[0]}'?" if own else nearest(field, known)
+            if walked == "config.adapter" and node.get("adapter", "LoRA") != "LoRA":
+                near = f": the page's adapter is {node.adapter}, which has none"
             raise LoraxError(f"the sweep sets '{field}', but '{walked}' has no '{part}'{near}")
         node, parent, walked = node[part], node, f"{walked}.{part}"
     if isinstance(node, ConfigDict):

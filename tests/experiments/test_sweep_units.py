@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from configs._page import defaults
 from configs._sweeps import BestOf, axis, best_of, label, product
 from experiments._cli import UsageError, parse
+from experiments._page_file import load_config
 from experiments._sweep.points import read_sweep, smaller
 from experiments._sweep.units import axes_of, is_seed, make_units, reduction_of
 from lorax.core.errors import LoraxError
@@ -94,6 +95,12 @@ def test_what_makes_no_units(points, words):
     assert all(word in message for word in words), message
 
 
+def test_a_rank_of_an_adapter_without_one():
+    config = load_config("configs/mnist_mlp.py:full")
+    with pytest.raises(LoraxError, match="the page's adapter is Full, which has none$"):
+        make_units(config, axis("rank", (1, 2)))
+
+
 def test_an_override_that_no_unit_keeps_is_told():
     points = axis("rank", (1, 2))
     assert "--config.adapter.rank=4 has no effect" in refused(points, {"adapter.rank": 4})
@@ -126,6 +133,8 @@ def test_sweeps_of_a_page_and_built_in_ones(tmp_path):
         ("", "rnk", ["there is no sweep 'rnk'", "did you mean 'rank'?", "where"]),
         ("del sweep", "", ["has no sweep()", "--sweep=rank,lr"]),
         ("def sweep(): return []", "", ["is empty"]),
+        ("def sweep(): pass", "", ["sweep() of '", "yields no points: expected yield {"]),
+        ("", "rank,seed,rank", ["--sweep=rank,seed,rank names 'rank' twice"]),
         ("def sweep(): yield 3", "", ["sweep() yields 3"]),
         ("def sweep(): yield {}", "", ["sweep() yields {}"]),
         ("def sweep():\n    yield {1: 2}[0]", "", ["page.py:17 fails: KeyError"]),
