@@ -62,11 +62,11 @@ def draw(
     curves.require()
     import matplotlib
     import matplotlib.figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     with matplotlib.rc_context(STYLE):
-        figure = matplotlib.figure.Figure(
-            figsize=(WIDTH, 0.9 + 1.75 * len(found)), layout="constrained"
-        )
+        apart = ConstrainedLayoutEngine(w_pad=0.09)  # that the numbers beside a map touch no other
+        figure = matplotlib.figure.Figure((WIDTH, 0.9 + 1.75 * len(found)), layout=apart)
         widths = {"width_ratios": (1, 1, 1, 1.25)}
         grid = figure.subplots(len(found), 4, squeeze=False, gridspec_kw=widths)
         titles = ("trained", start, "chance")
@@ -121,8 +121,9 @@ def _line(axes: Any, one: Shared, start: str) -> None:
         mark = {"marker": "o", "ms": 3} if size <= 16 else {}
         axes.plot(x, _mean(phi)[x - 1, x - 1], color=colour, ls=dash, lw=1.6, label=label, **mark)
     expected = one.chance[x - 1, x - 1]
-    axes.plot(x, expected, color=MUTED, ls=(0, (1, 1.5)), lw=1.6, label="chance")
-    axes.set_ylim(0, 1.02)
+    mark = {"marker": "_", "ms": 12, "mew": 1.6} if size == 1 else {}  # one point is no line
+    axes.plot(x, expected, color=MUTED, ls=(0, (1, 1.5)), lw=1.6, label="chance", **mark)
+    axes.set_ylim(-0.03, 1.03)
     axes.set_xticks(sorted({1, max(1, size // 2), size}))
     axes.grid(color=GRID, lw=0.8)
     panels.bare(axes)

@@ -1,5 +1,7 @@
 """The figures of φ: maps and lines of every kind, whatever the shapes, and what is not a number."""
 
+import re
+
 import numpy as np
 import pytest
 
@@ -25,6 +27,8 @@ def test_a_row_a_kind_with_its_chance(i, j, layers):
     for text in ("trained", "at initialisation", "chance", "query", "value", "r = 2", "r = 6"):
         assert text in svg, text
     assert 'id="ranks-' in svg
+    dash = re.search(r'<path id="ranks-\w+" d="M 6 0 \nL -6 -?0 ', svg)
+    assert bool(dash) == (i == j == 1), "chance of one point is a dash, for it is no line"
     assert draw("ranks", found, "r = 2", "r = 6") == (png, svg)
 
 
