@@ -31,6 +31,6 @@ def draw(name: str, axis: str, numbers: Mapping[str, Lines]) -> tuple[bytes, str
                 panels.bars(axes, dict(sorted(found.items())), label, number)
             values = sorted({x for found in lines.values() for x in found})
             panels.dress(axes, title, panels.named(axis), values)
-            axes.set_ylim(bottom=0)
+            axes.set_ylim(bottom=-0.04 * axes.get_ylim()[1])  # points at zero are whole
         panels.legend(figure)
         return saved(figure, name)

@@ -1,5 +1,6 @@
 """How are panels of a sweep laid out? Axes in a grid, ticks at the values that were tried."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -85,7 +86,7 @@ def legend(figure: Any) -> None:
 def bars(axes: Any, found: Mapping[float, Stat], label: str, number: int) -> None:
     """The line of a series, the `number`-th, with standard errors where there are such."""
     means = [value.mean for value in found.values()]
-    errors = [value.error or 0.0 for value in found.values()]
+    errors = [value.error or math.nan for value in found.values()]  # NaN draws no bar, not a stub
     axes.errorbar(list(found), means, yerr=errors, **look(number), ms=5, capsize=3, label=label)
 
 
