@@ -146,14 +146,14 @@ def _about(page_name: str, config: Mapping[str, Any], rows: Sequence[Row]) -> tu
     """(title, lines below it)."""
     swept = axes(rows)
     task, model = words.task(config), words.model(config)
-    adapter = words.adapter(config.get("adapter", {}), config.get("also_train"))
+    adapter = tables.adapter(rows, config)
     count = {name: sum(row["state"] == name for row in rows) for name in (DONE, FAILED)}
     other = len(rows) - sum(count.values())
     units = f"{len(rows)}: {count[DONE]} done, {count[FAILED]} failed"
     lines = {
         "Task": escape(task),
         "Model": escape(model),
-        "Page": f"{code(page_name)}, {escape(adapter)}",
+        "Page": ", ".join(filter(None, (code(page_name), escape(adapter)))),
         "In every unit": ", ".join(
             escape(f"{name.replace('_', ' ')} {value}") for name, value in tables.same(rows).items()
         ),

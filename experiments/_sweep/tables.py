@@ -32,6 +32,15 @@ def same(rows: Sequence[Row]) -> dict[str, Any]:
     return {n: v[0] for n, v in found.items() if v[0] is not None and all(x == v[0] for x in v)}
 
 
+def adapter(rows: Sequence[Row], config: Mapping[str, Any]) -> str:
+    """The page's method in words, without the values in whose place units have their own."""
+    fields = {n: _fixed(v) for n, v in config.get("adapter", {}).items()}
+    swept = [n for n, v in fields.items() if any(_fixed(row.get(n, v)) != v for row in rows)]
+    kept = {name: value for name, value in config.get("adapter", {}).items() if name not in swept}
+    text = words.adapter(kept, config.get("also_train"))
+    return "; ".join(filter(None, (text, swept and f"swept: {', '.join(swept)}")))
+
+
 def best(reduced: Reduced, rows: Sequence[Row], config: Mapping[str, Any]) -> Rows:
     """One row a group, that of its best choice, below the frozen base.
 
@@ -146,6 +155,11 @@ def said(value: Any) -> str:
     if value is None:
         return ABSENT
     return f"{value:g}" if isinstance(value, float) else escape(value)
+
+
+def _fixed(value: Any) -> Any:
+    """Equal for a config in memory and in a file."""
+    return tuple(value) if isinstance(value, list) else value
 
 
 def _axes(reduced: Reduced) -> dict[str, None]:

@@ -59,6 +59,12 @@ def test_the_setting_of_every_unit_is_told(written):
         assert words in written[0]
 
 
+def test_the_page_is_told_without_its_rank_that_no_unit_need_have(written):
+    (line,) = (line for line in written[0].splitlines() if line.startswith("- Page: "))
+    assert line.startswith("- Page: `my/page.py:words`, LoRA, alpha ")
+    assert line.endswith("; swept: rank")
+
+
 def test_how_the_best_rate_moves(written):
     table = rows(written[0], "## Best learning rate of each rank")
     assert table["best lr"] == ["0.01", "0.01", "1", "–"]
