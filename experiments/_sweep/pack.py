@@ -58,7 +58,7 @@ def run_units(
         if not left:
             continue
         shared = Shared(left, folder, stop, say)
-        packs = _Packs(shared, folder, stop, tune.limit(memory), say, len(units))
+        packs = _Packs(shared, folder, stop, memory, say, len(units))
         done = packs.run(left, tune.units_of(len(left), pack), done)
 
 
@@ -70,10 +70,11 @@ class _Packs:
     """The packs of one program, one after the other."""
 
     def __init__(
-        self, shared: Shared, folder: pathlib.Path, stop: Stop, limit: int, say: Say, total: int
+        self, shared: Shared, folder: pathlib.Path, stop: Stop, memory: float, say: Say, total: int
     ):
         self.shared, self.folder, self.stop = shared, folder, stop
-        self.limit, self.say, self.total = limit, say, total
+        self.limit, self.told = tune.limit(memory), bool(memory)
+        self.say, self.total = say, total
         self.program: tune.Program | None = None
 
     def run(self, units: Sequence[Unit], size: int, done: int) -> int:
@@ -92,8 +93,8 @@ class _Packs:
     def _smaller(self, size: int, reason: _TooLarge) -> int:
         if size == 1:
             raise LoraxError(
-                f"one unit does not fit ({reason}): lower train.batch or data.length, raise "
-                "train.accumulate, or set model.remat"
+                f"one unit does not fit ({reason}): {'raise --memory, ' if self.told else ''}lower "
+                "train.batch or data.length, raise train.accumulate, or set model.remat"
             )
         self.program, half = None, -(-size // 2)
         self.say(f"A pack of {size} units does not fit ({reason}): split into packs of {half}.")
@@ -155,7 +156,7 @@ class _Packs:
             program = make(tune.first_width(places, shared.rows))
             if program.bytes > self.limit:
                 needs, has = (f"{x / 2**30:.3g} GiB" for x in (program.bytes, self.limit))
-                raise _TooLarge(f"it needs {needs} of {has}")
+                raise _TooLarge(f"it needs {needs} of {has}{' of --memory' * self.told}")
             steps = packs * shared.setting.steps
             best = tune.fastest(program, make, arguments, steps, self.limit)
         self.say(

@@ -206,7 +206,7 @@ def pair(whole, tmp_path_factory):
 def test_a_pack_that_does_not_fit_is_split_and_that_is_said(whole, pair, tmp_path):
     made = three()
     said = packed(tmp_path, made, memory=1.01 * pair)
-    told = r"A pack of 3 units does not fit \(it needs .* GiB of .* GiB\): split into packs of 2\."
+    told = r"A pack of 3 units does not fit \(it needs .* GiB of .* GiB of --memory\): split into packs of 2\."
     assert re.fullmatch(told, said[0]) and len(said) == 4
     assert alike(tmp_path, whole, made) == []
 
@@ -231,7 +231,8 @@ def test_a_unit_that_does_not_fit_is_one_line(tmp_path):
     with pytest.raises(LoraxError) as caught:
         packed(tmp_path, three()[:2], memory=1e-9)
     assert re.fullmatch(
-        r"one unit does not fit \(it needs .* GiB of 9.31e-10 GiB\): lower train.batch or .*",
+        r"one unit does not fit \(it needs .* GiB of 9.31e-10 GiB of --memory\): raise --memory, "
+        r"lower train.batch or .*",
         str(caught.value),
     )
 
