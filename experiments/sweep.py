@@ -34,7 +34,9 @@ FLAGS = (
     _cli.Flag("workers", "", "of a launcher: processes at a time"),
     _cli.Flag("launcher_options", "", "of a launcher: name=value,..."),
     _cli.Flag("search", "", "lr:LOW:HIGH: rates are searched for by optuna, in place of a grid"),
-    _cli.Flag("trials", "", "of a search: rates that are tried, a point"),
+    _cli.Flag(
+        "trials", "", "of a search: rates that are tried, a point; the first 4 evenly spaced"
+    ),
     _cli.Flag("only", "", "a JSON list of units to train: for the workers of a launcher"),
     _cli.Flag("dry_run", False, "show units, programs and parameters; do nothing"),
 )
@@ -106,14 +108,25 @@ def _search(flags: Mapping[str, str]) -> tuple[float, float] | None:
         if flags["trials"]:
             raise _cli.UsageError("--trials is of a search: add --search=lr:1e-4:1e-1")
         return None
+    given, form = f"--search={flags['search']}", "expected lr:LOW:HIGH, lr:1e-4:1e-1 say"
     axis, *bounds = flags["search"].split(":")
-    if axis not in ("lr", "optimizer.learning_rate") or len(bounds) != 2 or not flags["trials"]:
-        raise _cli.UsageError(
-            f"--search={flags['search']}: expected lr:LOW:HIGH, lr:1e-4:1e-1 say, and --trials=N"
-        )
+    if axis not in ("lr", "optimizer.learning_rate"):
+        raise _cli.UsageError(f"{given}: the rate alone is searched for, not '{axis}': {form}")
+    if len(bounds) != 2:
+        raise _cli.UsageError(f"{given}: {len(bounds)} bounds: {form}")
+    try:
+        low, high = (_number("search", bound) if bound else 0 for bound in bounds)
+    except _cli.UsageError:
+        low = 0
+    if not low or not high:
+        raise _cli.UsageError(f"{given}: a bound is no positive number: {form}")
+    if low >= high:
+        raise _cli.UsageError(f"{given}: the lower rate comes first: {form}")
+    if not flags["trials"]:
+        raise _cli.UsageError(f"{given} takes --trials=N, 8 say: how many rates are tried, a point")
     if flags["best_of"] != PAGE:
         raise _cli.UsageError("--search chooses the rate: leave --best_of out")
-    return (_number("search", bounds[0]), _number("search", bounds[1]))
+    return low, high
 
 
 def _options(text: str) -> Mapping[str, str]:

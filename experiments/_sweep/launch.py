@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
-from experiments._cli import nearest
+from experiments._cli import UsageError, nearest
 from experiments._sweep import launch_local, worker
 from experiments._sweep.tasks import Task, units, wording
 from lorax.core.errors import LoraxError, check_choice
@@ -53,9 +53,13 @@ def check(name: str, options: Mapping[str, str]) -> None:
     """To be called before anything is written.
 
     Raises:
-      LoraxError: no such launcher, it is not installed, or has no such option.
+      UsageError: no such launcher.
+      LoraxError: it is not installed, or has no such option.
     """
-    check_choice("--launcher", name, LAUNCHERS)
+    try:
+        check_choice("--launcher", name, LAUNCHERS)
+    except LoraxError as error:
+        raise UsageError(str(error)) from None
     known = _module(name).OPTIONS
     for option in options:
         if known is not None and option not in known:

@@ -18,6 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from experiments import sweep
+from experiments._cli import UsageError
 from experiments._sweep import launch as launching
 from experiments._sweep.launch import at_a_time, check, launch, split
 from experiments._sweep.tasks import TRIES
@@ -177,7 +178,7 @@ def test_workers_end_after_a_save_when_their_launcher_is_killed(tmp_path):
 
 
 def test_launchers_and_options_that_do_not_exist(monkeypatch):
-    with pytest.raises(LoraxError, match="--launcher is 'sulrm': expected one of 'local', 'slurm'"):
+    with pytest.raises(UsageError, match="--launcher is 'sulrm': expected one of 'local', 'slurm'"):
         check("sulrm", {})
     with pytest.raises(LoraxError, match="--launcher=local has no option 'cpus': it has none"):
         check("local", {"cpus": "1"})
