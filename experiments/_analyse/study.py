@@ -12,7 +12,7 @@ import jax
 from configs._sweeps import BestOf
 from experiments._report.words import short
 from experiments._sweep.reduce import Group, Reduced, reduce
-from experiments._sweep.rows import DONE, ROWS, Row, folder, read_rows
+from experiments._sweep.rows import DONE, FAILED, ROWS, SWEEP, Row, folder, read_rows
 from experiments._sweep.units import is_seed
 from experiments.figures.ranks import Series, arranged, words_of
 from lorax.analysis.subspaces import first_delta
@@ -110,10 +110,14 @@ def of_sweep(workdir: pathlib.Path, ranks: tuple[int, int] | None = None) -> Stu
       ranks: to compare; None for 8 and 64, or the two largest where these are not there.
 
     Raises:
-      LoraxError: no sweep is there, no unit of it is done, or it has no such rank.
+      LoraxError: no sweep is there, or is finished, no unit of it is done, or it has no such rank.
     """
+    if (workdir / SWEEP).is_file() and not (workdir / ROWS).is_file():
+        raise LoraxError(
+            f"the sweep in '{workdir}' is not finished: run the same experiments.sweep again"
+        )
     rows = read_rows(workdir / ROWS)
-    record, config = read_json(workdir / "sweep.json"), read_json(workdir / "config.json")
+    record, config = read_json(workdir / SWEEP), read_json(workdir / "config.json")
     best_of = BestOf(tuple(record["best_of"]), record.get("by", "")) if record["best_of"] else None
     reduced = reduce(rows, best_of, config.get("checkpoint"))
     axis, series = arranged(reduced)
@@ -126,7 +130,7 @@ def of_sweep(workdir: pathlib.Path, ranks: tuple[int, int] | None = None) -> Stu
         members = {x: _members(one.label, x, group, read) for x, group in one.groups.items()}
         comparisons += _comparisons(one.label, axis, members, chosen[one.label])
         learnt += [found for pairs in members.values() for _, found in pairs]
-    return Study(f"Analysis of {workdir.name}", learnt, comparisons, _notes(reduced), axis)
+    return Study(f"Analysis of {workdir.name}", learnt, comparisons, _notes(reduced, rows), axis)
 
 
 def has_factors(one: Learnt) -> bool:
@@ -219,12 +223,14 @@ def _seeds(row: Row) -> dict[str, Any]:
     return {name: value for name, value in row["point"].items() if is_seed(name)}
 
 
-def _notes(reduced: Reduced) -> list[str]:
+def _notes(reduced: Reduced, rows: Sequence[Row]) -> list[str]:
     said = []
     if reduced.axes:
         said.append(
             f"Of every group the best {' and '.join(reduced.axes)} by {reduced.by} is analysed."
         )
+    if left := sum(row["state"] not in (DONE, FAILED) for row in rows):
+        said.append(f"The sweep is not finished: {left} of {len(rows)} units have not ended.")
     lost = [group for group in reduced.groups if not group.best]
     if lost:
         said.append(f"{len(lost)} groups have no unit that is done, and are left out.")

@@ -171,6 +171,10 @@ def test_mistakes_are_one_line(swept, tmp_path, capsys):
     assert "either --sweep=DIR or --model=DIR" in fails(capsys, out)
     assert "go together" in fails(capsys, out, f"--model={MODEL}")
     assert "no rows" in fails(capsys, out, f"--sweep={tmp_path}")
+    (tmp_path / "sweep.json").write_text("{}")
+    assert "is not finished: run the same experiments.sweep" in fails(
+        capsys, out, f"--sweep={tmp_path}"
+    )
     assert "names 64, of which the sweep has no unit that is done: expected two of 2, 4" in fails(
         capsys, out, f"--sweep={swept}", "--ranks=2,64"
     )
