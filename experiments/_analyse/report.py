@@ -17,7 +17,7 @@ from experiments._analyse.numbers import (
     plain,
 )
 from experiments._analyse.study import Study
-from experiments._report import words
+from experiments._report import sections, words
 from experiments._report.page import Block, Figure, Fold, Table, Text, escape, markdown, page
 from experiments._report.tables import Rows
 from experiments._report.words import ABSENT
@@ -57,7 +57,8 @@ SOURCES = (
     "2410.21228; Liu et al., arXiv 2402.09353."
 )
 
-BY_VALUE = "Means over all adapted matrices; bars are standard errors over seeds."
+ALONE = "One seed of each: nothing is said of how much comes by chance."
+BY_VALUE = "Means over all adapted matrices"
 
 TABLE_7 = {
     "weight": "‖W‖", "update": "‖ΔW‖", "from_update": "‖UᵀWV‖ of ΔW", "from_weight": "of W",
@@ -87,7 +88,8 @@ def write(
     figures, pngs = _figures(compared)
     if drawn := _by_value(study, measured):
         pngs["learnt"] = drawn[0]
-        figures.append(Figure("learnt", drawn[1], BY_VALUE))
+        bars = "" if _alone(measured) else "; bars are standard errors over seeds"
+        figures.append(Figure("learnt", drawn[1], f"{BY_VALUE}{bars}."))
     blocks = _blocks(study, measured, compared, figures)
     files = {f"plots/{name}.png": png for name, png in pngs.items()}
     files |= {"report.html": page(study.title, blocks).encode("utf-8", "replace")}
@@ -113,6 +115,7 @@ def _blocks(
     about = [*study.notes, f"{len(measured)} adapters. {SOURCES}"]
     rest = _similarities(compared, shown=False)
     blocks: list[Block] = [Text(f"# {escape(study.title)}"), Text(escape(" ".join(about)))]
+    blocks += sections.items("Warnings", [ALONE] if _alone(measured) else [])
     if compared:
         blocks += [Text("## Subspace similarity"), Text(SIMILARITY)]
         blocks += [Table(_similarities(compared, shown=True))]
@@ -222,6 +225,11 @@ def _labelled(measured: Sequence[Measured]) -> dict[str, list[Measured]]:
     for one in measured:
         found.setdefault(one.learnt.label, []).append(one)
     return found
+
+
+def _alone(measured: Sequence[Measured]) -> bool:
+    """Whether there is no second seed of anything."""
+    return all(len(members) == 1 for members in _labelled(measured).values())
 
 
 def _stat(members: Sequence[Measured], name: str, kind: str, among: str = "") -> str:

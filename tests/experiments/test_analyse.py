@@ -131,6 +131,7 @@ def test_the_report_has_tables_and_figures(analysed):
     text = (analysed / "report.md").read_text()
     for part in ("Subspace similarity", "Amplification", "Every adapter", "rank 4", "chance"):
         assert part in text
+    assert "bars are standard errors over seeds" in text and "One seed" not in text
     pictures = sorted(file.name for file in (analysed / "plots").iterdir())
     assert pictures == [
         "learnt.png",
@@ -162,6 +163,7 @@ def test_one_adapter_that_was_trained_whole(tmp_path):
     argv = [f"--model={MODEL}", f"--adapter={tmp_path / 'whole'}", f"--workdir={tmp_path / 'out'}"]
     assert analyse.main(argv) == 0 and analyse.main(argv) == 0
     (one,) = json.loads((tmp_path / "out" / "analysis.json").read_text())["adapters"]
+    assert "- One seed of each" in (tmp_path / "out" / "report.md").read_text()
     leaf = next(iter(one["leaves"].values()))
     assert "factor" not in leaf and leaf["magnitude_change"][0] > 0
 
