@@ -38,7 +38,7 @@ def adapter(rows: Sequence[Row], config: Mapping[str, Any]) -> str:
     swept = [n for n, v in fields.items() if any(_fixed(row.get(n, v)) != v for row in rows)]
     kept = {name: value for name, value in config.get("adapter", {}).items() if name not in swept}
     text = words.adapter(kept, config.get("also_train"))
-    return "; ".join(filter(None, (text, swept and f"swept: {', '.join(swept)}")))
+    return "; ".join(filter(None, (text, f"swept: {', '.join(swept)}" if swept else "")))
 
 
 def best(reduced: Reduced, rows: Sequence[Row], config: Mapping[str, Any]) -> Rows:
