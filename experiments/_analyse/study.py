@@ -119,7 +119,7 @@ def of_sweep(workdir: pathlib.Path, ranks: tuple[int, int] | None = None) -> Stu
     rows = read_rows(workdir / ROWS)
     record, config = read_json(workdir / SWEEP), read_json(workdir / "config.json")
     best_of = BestOf(tuple(record["best_of"]), record.get("by", "")) if record["best_of"] else None
-    reduced = reduce(rows, best_of, config.get("checkpoint"))
+    reduced = reduce(rows, best_of, config.get("checkpoint"), record.get("search", ()))
     axis, series = arranged(reduced)
     if not series:
         raise LoraxError(f"no unit of the sweep in '{workdir}' is done: nothing is to be analysed")

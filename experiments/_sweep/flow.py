@@ -124,7 +124,7 @@ def _sweep(call: Call, asked: Asked, planned: Planned, argv: Sequence[str], stop
     record = _record(call, asked, units, best_of)
     if _complete(call, record):
         print(f"This sweep was finished before, in {call.workdir}; nothing is done again.")
-        return _tell_result(call, best_of)
+        return _tell_result(call, best_of, asked.search)
     check.keeps_all(call.workdir, record)
     _check(call, units)
     _reopen(call)
@@ -147,7 +147,7 @@ def _sweep(call: Call, asked: Asked, planned: Planned, argv: Sequence[str], stop
                 "run the same command again"
             )
         _workdir.finish(call.workdir)
-    _tell_result(call, best_of)
+    _tell_result(call, best_of, asked.search)
 
 
 def _search(call: Call, asked: Asked, sweep: Sweep) -> Search | None:
@@ -263,14 +263,14 @@ def _train(
     )  # fmt: skip
 
 
-def _tell_result(call: Call, best_of: BestOf | None) -> None:
+def _tell_result(call: Call, best_of: BestOf | None, search: tuple[float, float] | None) -> None:
     """The best of each group, the failures, and where the report is.
 
     Raises:
       LoraxError: all units failed.
     """
     rows = read_rows(call.workdir / ROWS)
-    reduced = reduce(rows, best_of, call.config.checkpoint.to_dict())
+    reduced = reduce(rows, best_of, call.config.checkpoint.to_dict(), search or ())
     print(f"\n{markdown(tables.best(reduced, rows, _workdir.plain(call.config)))}\n")
     for line in (failed := tables.failures(rows)):
         print(f"Failed: {line}")

@@ -1,12 +1,14 @@
 """What would a sweep do? `--dry_run`: units, programs, parameters, and what is done already."""
 
 import pathlib
+import re
 from collections.abc import Sequence
 
 from configs._sweeps import BestOf
 from experiments._sweep import check
 from experiments._sweep.program import programs
 from experiments._sweep.rows import DONE, FAILED, state
+from experiments._sweep.trials import RATE
 from experiments._sweep.units import Unit, axes_of
 from experiments._table import markdown
 
@@ -28,13 +30,15 @@ def show(
     sizes = check.trainable(units, check.planned, print)
     packed = programs(units)
     states = {unit.name: state(workdir, unit.name) for unit in units}
-    over = " × ".join(f"{len(values)} {name}" for name, values in axes_of(units).items())
+    axes = {n: len(values) for n, values in axes_of(units).items() if not trials or n != RATE}
+    over = " × ".join(f"{count} {name}" for name, count in axes.items()) or "1 point"
     ended = sum(found in (DONE, FAILED) for found in states.values())
     table = [["unit", "program", "trainable", "state"]]
     for number, program in enumerate(packed, 1):
         for unit in program:
             name = unit.name
-            table.append([name, str(number), f"{sizes[name]:,}", states[name]])
+            shown = re.sub(rf"(^|,){RATE}=[^,]*", rf"\1{RATE}=?", name) if trials else name
+            table.append([shown, str(number), f"{sizes[name]:,}", states[name]])
     print(markdown(table))
     print(f"\nSweep: {over}: {_count(len(units), 'unit')} in {_count(len(packed), 'program')}.")
     if trials:

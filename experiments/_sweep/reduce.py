@@ -21,6 +21,9 @@ from lorax.core.errors import LoraxError
 
 VALIDATION = "validation/"
 
+NEAR_END = 1.05
+"""Within this factor of an end of its range, the best rate of a search is at the edge."""
+
 FROM_RANK = 4
 """Where published best rates stop moving: Schulman et al., "LoRA Without Regret", 2025."""
 
@@ -65,7 +68,8 @@ class Group:
       point: what they share, {"rank": 4}.
       tried: every choice, in the order of its values.
       best: the best of them; None where no seed of any has what is compared.
-      edge: {axis: "lowest" or "highest"} where the best value is the last one that was tried.
+      edge: {axis: "lowest" or "highest"} where the best value is the last one that was tried; of
+        a search, where it is within `NEAR_END` of an end of the range.
       numbers: of the best choice, of all results that its seeds have.
     """
 
@@ -105,6 +109,7 @@ class Reduced:
       higher: whether more of it is better.
       groups: in order of their first unit.
       moves: of the rate between ranks; empty where the rate was not chosen, or rank is no axis.
+      search: (lowest, highest, ...) of a search for the rate; empty for a grid.
     """
 
     axes: tuple[str, ...]
@@ -112,10 +117,14 @@ class Reduced:
     higher: bool
     groups: tuple[Group, ...]
     moves: tuple[Moves, ...]
+    search: tuple[float, ...] = ()
 
 
 def reduce(
-    rows: Sequence[Row], best_of: BestOf | None = None, checkpoint: Mapping[str, Any] | None = None
+    rows: Sequence[Row],
+    best_of: BestOf | None = None,
+    checkpoint: Mapping[str, Any] | None = None,
+    search: Sequence[float] = (),
 ) -> Reduced:
     """The rows of rows.jsonl, reduced.
 
@@ -123,6 +132,7 @@ def reduce(
       rows: of all units.
       best_of: what is chosen; None for nothing, so that only seeds are averaged over.
       checkpoint: that part of the page's config: its `best` and `mode` say what is compared.
+      search: what sweep.json says of a search, the lowest and the highest rate first.
 
     Raises:
       LoraxError: what is to be compared is of the test part, or no unit has it.
@@ -132,8 +142,8 @@ def reduce(
     sorted_: dict[str, list[Row]] = {}
     for row in rows:
         sorted_.setdefault(_key(_without(row["point"], axes)), []).append(row)
-    groups = tuple(_group(members, axes, by, higher) for members in sorted_.values())
-    return Reduced(axes, by, higher, groups, tuple(_moves(groups, axes)))
+    groups = tuple(_group(members, axes, by, higher, search) for members in sorted_.values())
+    return Reduced(axes, by, higher, groups, tuple(_moves(groups, axes)), tuple(search))
 
 
 def compared(rows: Sequence[Row], by: str, checkpoint: Mapping[str, Any]) -> tuple[str, bool]:
@@ -178,7 +188,9 @@ def grid_step(group: Group, axis: str) -> float | None:
     return min(factors) if factors and max(factors) < 1.1 * min(factors) else None
 
 
-def _group(members: Sequence[Row], axes: Sequence[str], by: str, higher: bool) -> Group:
+def _group(
+    members: Sequence[Row], axes: Sequence[str], by: str, higher: bool, search: Sequence[float]
+) -> Group:
     choices: dict[str, list[Row]] = {}
     for row in members:
         chosen = {axis: row["point"].get(axis) for axis in axes}
@@ -198,7 +210,8 @@ def _group(members: Sequence[Row], axes: Sequence[str], by: str, higher: bool) -
     done = [row for row in best.rows if row["state"] == DONE] if best else []
     means = {name: stat(row.get(name) for row in done) for name in numbers(done)}
     known = {name: found for name, found in means.items() if found}
-    return Group(point, tuple(tried), best, _edge(tried, best, axes), known)
+    edge = _end(best, search) if search else _edge(tried, best, axes)
+    return Group(point, tuple(tried), best, edge, known)
 
 
 def _best(tried: Sequence[Tried], higher: bool) -> Tried | None:
@@ -220,6 +233,14 @@ def _edge(tried: Sequence[Tried], best: Tried | None, axes: Sequence[str]) -> di
         if value in (min(values), max(values)):
             found[axis] = "lowest" if value == min(values) else "highest"
     return found
+
+
+def _end(best: Tried | None, search: Sequence[float]) -> dict[str, str]:
+    """A search chooses the rate alone, from a range that it need not have tried the ends of."""
+    (low, high), rate = search[:2], best.chosen.get("lr") if best else None
+    if rate is None or low * NEAR_END < rate < high / NEAR_END:
+        return {}
+    return {"lr": "lowest" if rate <= low * NEAR_END else "highest"}
 
 
 def _moves(groups: Sequence[Group], axes: Sequence[str]) -> Iterable[Moves]:

@@ -42,8 +42,8 @@ CHOICE = (
     "The {axes} of a row is the one with the best mean {by} over its seeds ({better} is better), "
     "among those of which most seeds ended; of two that tie, the lower one. All numbers of the row "
     "are of its seeds. What was chosen by the validation part is flattered by it; the test part "
-    "took no part in the choice. *Edge* says that the best value is the last one tried, so that a "
-    "better one may lie beyond."
+    "took no part in the choice. *Edge* says that the best value is {edge}, so that a better one "
+    "may lie beyond."
 )
 MOVES = (
     "Factors are of the highest best rate over the lowest, of all ranks and of those from r = "
@@ -71,7 +71,7 @@ def write_report(workdir: pathlib.Path, out: pathlib.Path | None = None) -> path
     sweep, config = read_json(workdir / SWEEP), read_json(workdir / "config.json")
     rows, chosen = read_rows(workdir / ROWS), tuple(sweep.get("best_of", ()))
     best_of = BestOf(chosen, sweep.get("by", "")) if chosen else None
-    reduced = reduce(rows, best_of, config.get("checkpoint"))
+    reduced = reduce(rows, best_of, config.get("checkpoint"), sweep.get("search", ()))
     env = read_json(workdir / "env.json")
     return write(out or workdir, sweep.get("page", ""), config, rows, reduced, env)
 
@@ -170,15 +170,16 @@ def _warnings(rows: Sequence[Row], reduced: Reduced) -> list[str]:
     said = []
     edges = [g for g in reduced.groups if g.edge]
     if edges:
+        tried, grid = (" searched", "range") if reduced.search else (" tried", "grid")
         where = "; ".join(
             ", ".join(
                 [*(f"{axis} {tables.said(v)}" for axis, v in group.point.items()),
-                 *(f"best {axis} is the {end} tried" for axis, end in group.edge.items())]
+                 *(f"best {axis} is the {end}{tried}" for axis, end in group.edge.items())]
             )
             for group in edges
         )  # fmt: skip
         said.append(
-            f"{len(edges)} of {len(reduced.groups)} best values lie at the edge of their grid, "
+            f"{len(edges)} of {len(reduced.groups)} best values lie at the edge of their {grid}, "
             f"which should be widened: {where}"
         )
     if reduced.axes and not reduced.by:
@@ -200,14 +201,15 @@ def _warnings(rows: Sequence[Row], reduced: Reduced) -> list[str]:
 def _how(reduced: Reduced) -> str:
     if not reduced.axes:
         return MEANS
+    edge = "at an end of the range of the search" if reduced.search else "the last one tried"
     better = "higher" if reduced.higher else "lower"
     by = words.score(reduced.by) if reduced.by else "validation number"
-    chosen = CHOICE.format(axes=" and ".join(reduced.axes), by=by, better=better)
+    chosen = CHOICE.format(axes=" and ".join(reduced.axes), by=by, better=better, edge=edge)
     return f"{MEANS}\n\n{chosen}"
 
 
 def _steps(reduced: Reduced) -> str:
     factors = [step for group in reduced.groups if (step := grid_step(group, "lr"))]
-    if not factors:
+    if reduced.search or not factors:
         return MOVES
     return f"{MOVES} Rates were tried in steps of {min(factors):.3g}: less is not seen."

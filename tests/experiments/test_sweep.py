@@ -153,6 +153,9 @@ def test_a_dry_run_shows_units_and_programs_and_writes_nothing(where, tmp_path):
     table = rows(text, "| unit")
     sizes = {name: int(cells[1].replace(",", "")) for name, cells in table.items() if "=" in name}
     assert sizes["where=first,rank=4"] == 4 * sizes["where=first,rank=1"]
+    said = run(trainer, *where, "--search=lr:1e-4:1", "--trials=5", "--dry_run")
+    assert "lr=?" in said.out[2] and "lr=0" not in "".join(said.out), said
+    assert "2 rank × 2 seed: 4 units" in "\n".join(said.out)
     assert sizes["where=all-linear,rank=8"] > sizes["where=first,rank=8"]
     run(Trainer(), *where)
     said = run(Trainer(), *where, "--dry_run")

@@ -116,6 +116,15 @@ def test_edges_are_of_what_was_tried_failed_or_not():
     assert reduce(rows_of({(1, 0.1, 0): 1.0}), best_of("lr")).groups[0].edge == {}
 
 
+@pytest.mark.parametrize(
+    "low, high, edge",
+    [(0.01, 1.0, {}), (0.097, 1.0, {"lr": "lowest"}), (0.01, 0.104, {"lr": "highest"})],
+)
+def test_the_edge_of_a_search_is_that_of_its_range(low, high, edge):
+    found = rows_of({(1, 0.1, 0): 1.0, (1, 0.1003, 0): 2.0})
+    assert reduce(found, best_of("lr"), search=(low, high, 2)).groups[0].edge == edge
+
+
 def test_how_far_the_best_rate_moves():
     best = {1: 0.1, 2: 0.1, 4: 0.2, 8: 0.4, 64: 0.2}
     values = {

@@ -93,6 +93,17 @@ def test_edges_and_single_seeds_are_warned_of(tmp_path):
     assert "≥ 1" in text
 
 
+def test_a_search_has_a_range_and_no_steps(tmp_path):
+    units = [u for u in units_of(page(tmp_path)) if u.point["seed"] == 0]
+    for unit in units:
+        leave(tmp_path, unit)
+    found, config = [row(tmp_path, unit) for unit in units], units[0].config.to_dict()
+    reduced = reduce(found, best_of("lr"), search=(0.0099, 1.0, 3))
+    text = report.write(tmp_path, "p", config, found, reduced).read_text()
+    assert "edge of their range" in text and "best lr is the lowest searched" in text
+    assert "end of the range of the search" in text and "in steps of" not in text
+
+
 def test_an_empty_choice_is_told(tmp_path):
     units = units_of(page(tmp_path))[:4]
     for unit in units:
