@@ -206,7 +206,7 @@ def pair(whole, tmp_path_factory):
 def test_a_pack_that_does_not_fit_is_split_and_that_is_said(whole, pair, tmp_path):
     made = three()
     said = packed(tmp_path, made, memory=1.01 * pair)
-    told = r"A pack of 3 units does not fit \(it needs .* GiB of .* GiB of --memory\): split into packs of 2\."
+    told = r"A pack of 3 units does not fit \(it needs .* of --memory\): split into packs of 2\."
     assert re.fullmatch(told, said[0]) and len(said) == 4
     assert alike(tmp_path, whole, made) == []
 
