@@ -41,7 +41,7 @@ Needs, below LORAX_DATA, what configs/stories260k_shakespeare.py does.
 What differs, and what is open:
  - The width is 64, and 32 the output of value: rank 64 is more than the matrix of value has, and
    the rows of its A span all there is. Chance of the subspace similarity is 64 / 64 there.
- - Leaving the stories behind takes all of the model: the task is far, not near, and every rank helps.
+ - Leaving the stories behind takes all of the model: the task is far, not near; every rank helps.
 """
 
 from collections.abc import Iterator
