@@ -52,6 +52,9 @@ def run_units(
       Stopped: a signal came; what was done is saved.
       LoraxError: a user's mistake, or a disk that refuses; everything saved stays.
     """
+    devices = jax.local_device_count()
+    if devices > 1 and jax.default_backend() != "cpu":  # those of a CPU are parts of it
+        say(f"Using 1 of {devices} devices: --launcher=local --workers={devices} shares the units.")
     done = len(units) - len(rows.left(folder, units))
     for group in programs(units):
         left = rows.left(folder, group)
