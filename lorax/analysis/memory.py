@@ -14,7 +14,7 @@ import jax
 from lorax.core import _jax
 from lorax.core.adapter import Adapter, Base, Delta, unprepared
 
-LAYOUT = ("transpose", "reshape", "squeeze", "copy", "optimization_barrier")
+LAYOUT = ("transpose", "reshape", "squeeze", "copy")
 """Primitives whose result is the same numbers: a product reads them where they are."""
 
 REMAT = ("remat2", "remat", "checkpoint")

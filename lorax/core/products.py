@@ -82,33 +82,15 @@ def low_rank(
     if not jnp.issubdtype(x.dtype, jnp.floating) or x.dtype.itemsize < 2:
         x = x.astype(first[0].dtype)  # integers and 8-bit floats cannot hold A
     total = jnp.promote_types(x.dtype, jnp.float32)
-    factor, factor_axes = _rank_first(first[0].astype(x.dtype), first[1], (*x_axes, *kept))
     small = contract(
-        x, x_axes, factor, factor_axes, kept, precision=_one_side(precision), dtype=total
-    )
+        x, x_axes, first[0].astype(x.dtype), first[1], kept,
+        precision=_one_side(precision), dtype=total,
+    )  # fmt: skip
     small = (small * jnp.asarray(leaf.scale, total)).astype(x.dtype)
     return contract(
         small, kept, second[0].astype(x.dtype), second[1], out_axes,
         precision=_one_side(precision), dtype=dtype,
     )  # fmt: skip
-
-
-def _rank_first(factor: jax.Array, axes: Labels, others: Labels) -> tuple[jax.Array, Labels]:
-    """A factor (stack, inputs, rank) as (stack, rank, inputs), where that is faster.
-
-    XLA's CPU backend takes 2 to 12 times as long for a dot whose result ends in the short axis, as
-    the gradient of A does, and without the barrier it would fold the transpose back into the dot.
-
-    Args:
-      factor, axes: what is contracted with x.
-      others: labels of x and of the product; what is in both of these enumerates.
-    """
-    if axes[-1] != RANK or jax.default_backend() != "cpu":
-        return factor, axes
-    stacked = [label for label in axes if others.count(label) == 2]
-    order = [*stacked, RANK, *(label for label in axes if label not in (*stacked, RANK))]
-    moved = lax.transpose(factor, [list(axes).index(label) for label in order])
-    return lax.optimization_barrier(moved), order
 
 
 def _summed(shape: Sequence[int], x_axes: Labels, factor: Labels, out_axes: Labels) -> int:
