@@ -19,7 +19,7 @@ from tests.programs import PROGRAMS, Program, cast
 RANK = 2
 EVERY = list(PROGRAMS)
 EXACT = {"bf16_compute": "dense"}  # the same parameters, computed in float32
-DTYPES = ("float32", "bfloat16")
+DTYPES = ("float32", pytest.param("bfloat16", marks=pytest.mark.runs))
 ADAPTERS = {
     "lora": functools.partial(lorax.LoRA, rank=RANK, alpha=3.0),
     "rslora": functools.partial(lorax.LoRA, rank=RANK, alpha=3.0, scaling="rslora"),
@@ -117,6 +117,7 @@ def test_law_3_and_9_factored_equals_merged_without_fallback(kind, name):
     assert relative(slope(apply), slope(merged)) < 10 * tolerance
 
 
+@pytest.mark.runs
 @pytest.mark.parametrize("name", EVERY)
 def test_law_3_in_bfloat16_factored_is_the_closer(name):
     exact, program = row(EXACT.get(name, name)), row(name, "bfloat16")

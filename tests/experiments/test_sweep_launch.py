@@ -108,13 +108,9 @@ def test_the_launching_process_leaves_the_devices_to_its_workers(tmp_path):
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_has_the_workers_save_and_end(tmp_path, signum):
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        with catch() as stop, pytest.raises(Stopped) as caught:
-            threading.Thread(target=send, args=(signum, tmp_path, 2), daemon=True).start()
-            launched(tmp_path, [["a"], ["b"]], workers=2, step=0.3, stop=stop)
-    finally:
-        signal.signal(signal.SIGINT, before)
+    with catch() as stop, pytest.raises(Stopped) as caught:
+        threading.Thread(target=send, args=(signum, tmp_path, 2), daemon=True).start()
+        launched(tmp_path, [["a"], ["b"]], workers=2, step=0.3, stop=stop)
     assert caught.value.signum == signum and "with 2 units left" in str(caught.value)
     assert no_workers(tmp_path)
     assert (tmp_path / "tasks" / "000.log").read_text().endswith("stopped\n")

@@ -32,14 +32,6 @@ def cached(tmp_path_factory):
         yield
 
 
-@pytest.fixture(scope="module", autouse=True)
-def interruptible():
-    """SIGINT as in a terminal: where a shell runs tests with `&` it is ignored, by children too."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     """What a run of `TOY` comes to that nothing disturbed."""
