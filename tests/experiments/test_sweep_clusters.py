@@ -49,7 +49,7 @@ def test_two_workers_of_a_cluster_one_of_them_killed(tmp_path, name, library, op
 def test_a_signal_reaches_the_workers_of_a_cluster(tmp_path, name, library, options, signum, code):
     pytest.importorskip(library)
     text = ",".join(f"{k}={v}" for k, v in options.items())
-    process = driver(tmp_path, name, step=0.5, options=text)
+    process = driver(tmp_path, name, step=2.0, options=text)
     if signum == signal.SIGINT:  # as a terminal does, to all that the command has started
         os.killpg(process.pid, signum)
     else:
