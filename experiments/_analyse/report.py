@@ -18,14 +18,13 @@ from experiments._analyse.numbers import (
 )
 from experiments._analyse.study import Study
 from experiments._report import sections, words
-from experiments._report.page import Block, Figure, Fold, Table, Text, escape, markdown, page
+from experiments._report.page import Block, Figure, Fold, Table, Text, escape
 from experiments._report.tables import Rows
 from experiments._report.words import ABSENT
-from experiments._report.write import put
+from experiments._report.write import put_report
 from experiments._sweep.reduce import Stat, stat
 from experiments.figures import learnt, similarity
 from experiments.figures.similarity import Shared
-from lorax.core.errors import LoraxError
 
 JSON = "analysis.json"
 
@@ -91,19 +90,8 @@ def write(
         bars = "" if _alone(measured) else "; bars are standard errors over seeds"
         figures.append(Figure("learnt", drawn[1], f"{BY_VALUE}{bars}."))
     blocks = _blocks(study, measured, compared, figures)
-    files = {f"plots/{name}.png": png for name, png in pngs.items()}
-    files |= {"report.html": page(study.title, blocks).encode("utf-8", "replace")}
-    files |= {"report.md": markdown(blocks).encode("utf-8", "replace")}
-    files[JSON] = json.dumps(_record(study, measured, compared), allow_nan=False).encode()
-    try:
-        for name, data in files.items():
-            put(out / name, data)
-    except OSError as error:
-        raise LoraxError(
-            f"cannot write the analysis in '{out}' ({error.strerror or error}): make the folder "
-            "writable, free some space, or choose another --workdir"
-        ) from None
-    return out / "report.md"
+    record = json.dumps(_record(study, measured, compared), allow_nan=False).encode()
+    return put_report(out, study.title, blocks, pngs, "choose another --workdir", {JSON: record})
 
 
 def _blocks(

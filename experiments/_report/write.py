@@ -2,7 +2,7 @@
 
 import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from experiments._report import pictures, sections, tables, words
 from experiments._report.find import find, is_run, names
@@ -31,19 +31,42 @@ def write_report(workdirs: Sequence[Place], out: Place) -> pathlib.Path:
     require()
     found, odd = _read(workdirs)
     title, blocks, drawn = _content(found, odd)
-    files = {f"plots/{name}.png": png for name, png in drawn.items()}
+    target = pathlib.Path(os.path.expanduser(out))
+    return put_report(target, title, blocks, drawn, "choose another --out")
+
+
+def put_report(
+    folder: pathlib.Path,
+    title: str,
+    blocks: Sequence[Block],
+    drawn: Mapping[str, bytes],
+    cure: str,
+    others: Mapping[str, bytes] | None = None,
+) -> pathlib.Path:
+    """Writes report.md, report.html and plots/; the path of report.md.
+
+    Args:
+      folder: made if it is missing.
+      title, blocks: of the page.
+      drawn: figures as PNG, by name.
+      cure: what to do where the folder cannot be written and neither space nor rights help.
+      others: more files, by name.
+
+    Raises:
+      LoraxError: the folder cannot be written.
+    """
+    files = {f"plots/{name}.png": png for name, png in drawn.items()} | dict(others or {})
     files["report.html"] = page(title, blocks).encode("utf-8", "replace")
     files["report.md"] = markdown(blocks).encode("utf-8", "replace")
-    target = pathlib.Path(os.path.expanduser(out))
     try:
         for name, data in files.items():
-            put(target / name, data)
+            _put(folder / name, data)
     except OSError as error:
         raise LoraxError(
-            f"cannot write the report in '{target}' ({error.strerror or error}): make the folder "
-            "writable, free some space, or choose another --out"
+            f"cannot write the report in '{folder}' ({error.strerror or error}): make the folder "
+            f"writable, free some space, or {cure}"
         ) from None
-    return target / "report.md"
+    return folder / "report.md"
 
 
 def _read(places: Sequence[Place]) -> tuple[list[Workdir], list[str]]:
@@ -96,7 +119,7 @@ def _titled(found: Sequence[Workdir]) -> list[tuple[str, Workdir, Run]]:
     return [(title, *pair) for title, pair in zip(titles, pairs, strict=True)]
 
 
-def put(file: pathlib.Path, data: bytes) -> None:
+def _put(file: pathlib.Path, data: bytes) -> None:
     """Writes a file of a report, whole or not at all, in a folder that is made if it is missing.
 
     Raises:

@@ -19,18 +19,15 @@ from experiments._report.page import (
     code,
     escape,
     fence,
-    markdown,
-    page,
     require,
 )
 from experiments._report.tables import common, environment
-from experiments._report.write import put
+from experiments._report.write import put_report
 from experiments._sweep import tables
 from experiments._sweep.reduce import FROM_RANK, Reduced, grid_step, reduce
 from experiments._sweep.rows import DONE, FAILED, ROWS, SWEEP, Row, read_rows
 from experiments._sweep.units import is_seed
 from experiments.figures import ranks
-from lorax.core.errors import LoraxError
 from lorax.io.json_file import read_json
 
 MEANS = (
@@ -116,18 +113,7 @@ def write(
     blocks += [Fold("The page's config, before a unit's fields", [Text(whole)])]
     if env and (found := common([environment(env)])):
         blocks += [Text("## Environment"), Table(found)]
-    files = {f"plots/{name}.png": png for name, png in drawn.items()}
-    files["report.html"] = page(title, blocks).encode("utf-8", "replace")
-    files["report.md"] = markdown(blocks).encode("utf-8", "replace")
-    try:
-        for name, data in files.items():
-            put(folder / name, data)
-    except OSError as error:
-        raise LoraxError(
-            f"cannot write the report in '{folder}' ({error.strerror or error}): make the folder "
-            "writable, or free some space, and run the same command again"
-        ) from None
-    return folder / "report.md"
+    return put_report(folder, title, blocks, drawn, "run the same command in another --workdir")
 
 
 def axes(rows: Sequence[Row]) -> dict[str, list[Any]]:

@@ -211,5 +211,6 @@ def _complete(delta: Any, numbers: Numbers) -> PaddedDelta:
 
 
 def _drops(adapter: lorax.Adapter) -> bool:
-    members = adapter.members if isinstance(adapter, lorax.Chain) else (adapter,)
-    return any(getattr(member, "dropout", 0) for member in members)
+    if isinstance(adapter, lorax.Chain):
+        return any(map(_drops, adapter.members))  # which may be chains themselves
+    return bool(getattr(adapter, "dropout", 0))
