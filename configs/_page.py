@@ -8,6 +8,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from configs import _study
 from lorax.core.errors import LoraxError
 from lorax.core.paths import nearest
 
@@ -81,10 +82,11 @@ def _model() -> dict:
 def _data() -> dict:
     return {
         "task": "language",  # language, completion, classification or regression
-        "format": "text",  # text, jsonl, csv, tsv, glue, e2e, instructions, mnist, python or toy
+        # text, jsonl, csv, tsv, glue, e2e, instructions, mnist, npz, digits, python or toy
+        "format": "text",
         "name": "",  # of a GLUE task
-        # paths, names below LORAX_DATA, or hub:dataset/id:split; globs may be given; of the format
-        # python: source or english
+        # paths, names below LORAX_DATA, or hub:dataset/id:split; globs may be given; of npz
+        # file.npz:split, of digits: digits, of python: source or english
         "train": "",
         "validation": "",  # empty: cut from the end of train
         "test": "",
@@ -100,6 +102,9 @@ def _data() -> dict:
         "buckets": (),  # lengths of buckets; empty: powers of two up to length
         "on_bad_row": "error",  # or skip
         "limit": 0,  # examples of train, from its beginning; 0 for all
+        "shuffle": "",  # pixels: in one order for all images; labels: those of train, at random
+        "shuffle_share": 1.0,  # of the labels
+        "shuffle_seed": 0,
         "workers": 0,  # processes that prepare batches; 0 for threads of this one
     }
 
@@ -159,10 +164,17 @@ _FREE = ("adapter", "model.fields")
 def check(config: ConfigDict) -> None:
     """Finds in a page what `defaults()` does not have, what it lacks, and lists.
 
+    A page may have a part `study` more, whose values are checked too.
+
     Raises:
       LoraxError: naming the field, and the cure.
     """
-    _check_part(config, defaults(), "")
+    known = defaults()
+    if "study" in config:
+        known.study = _study.study()
+    _check_part(config, known, "")
+    if "study" in config:
+        _study.check(config.study)
 
 
 def _check_part(part: Any, known: Any, name: str) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from configs import _study
 from lorax.core.errors import LoraxError
 
 BASELINES = ("full", "bitfit")
@@ -91,6 +92,10 @@ def smoke(config: ConfigDict, length: int = 128) -> None:
     config.model.update({"dtype": "float32", "param_dtype": "", "scan": False, "remat": False})
     if "rank" in config.adapter:
         config.adapter.rank = 2
+    if "dim" in config.adapter:
+        config.adapter.dim = min(config.adapter.dim, 100)
+    if "study" in config:
+        _study.shorten(config.study)
     nothing = {"train": "", "validation": "", "test": "", "retention": ""}
     config.data.update({"format": "toy", "length": length, "limit": 64, **nothing})
     config.data.update({"retention_characters": 0, "buckets": ()})

@@ -17,9 +17,10 @@ MAX_FUNCTION_LINES = 50
 # which only re-exports.
 LAYERS: dict[str, tuple[set[str], set[str]]] = {
     "core": (set(), {"jax", "numpy"}),
-    "adapters": ({"core"}, {"jax", "numpy"}),
+    "ops": ({"core"}, {"jax", "numpy"}),
+    "adapters": ({"core", "ops"}, {"jax", "numpy"}),
     "models": (set(), {"flax", "jax", "numpy"}),
-    "data": ({"core"}, {"absl", "datasets", "grain", "numpy"}),
+    "data": ({"core"}, {"absl", "datasets", "grain", "numpy", "sklearn"}),
     "train": ({"core"}, {"flax", "jax", "numpy", "optax", "rich", "tensorboardX"}),
     "evaluation": (
         {"core", "data", "generation"},

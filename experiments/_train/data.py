@@ -21,6 +21,7 @@ from lorax.data.order import Order, Sequential, Shuffled
 from lorax.data.packing import Packed
 from lorax.data.pipeline import Pipeline
 from lorax.data.read import Records, read
+from lorax.data.shuffle import shuffle_labels, shuffle_pixels
 from lorax.io.tokenizer import ByteTokenizer
 
 PACKINGS = ("none", "pack", "bucket")
@@ -83,6 +84,8 @@ def read_splits(config: Any) -> Read:
         splits["train"] = dataclasses.replace(splits["train"], rows=shorter)
     if data.retention:
         splits["retention"] = _retention(config)
+    if data.shuffle:
+        splits |= _shuffled(config, splits)
     metrics = METRICS.get(data.task, ())
     if data.format == "glue":
         metrics = TASKS[data.name].metrics
@@ -170,6 +173,18 @@ def _divided(config: Any, whole: Records) -> dict[str, Records]:
     return {name: dataclasses.replace(whole, rows=rows) for name, rows in named if rows}
 
 
+def _shuffled(config: Any, splits: Mapping[str, Records]) -> dict[str, Records]:
+    """The splits that `config.data.shuffle` changes: all of their pixels, or labels of train."""
+    data, train = config.data, splits["train"]
+    with _fields():
+        if data.shuffle == "pixels":
+            rows = {name: shuffle_pixels(s.rows, data.shuffle_seed) for name, s in splits.items()}
+        else:
+            share, seed = data.shuffle_share, data.shuffle_seed
+            rows = {"train": shuffle_labels(train.rows, len(train.labels), share, seed)}
+    return {name: dataclasses.replace(splits[name], rows=found) for name, found in rows.items()}
+
+
 def _retention(config: Any) -> Records:
     """Text of another kind, for what is forgotten."""
     data = config.data
@@ -203,7 +218,8 @@ def _fields() -> Iterator[None]:
     try:
         yield
     except LoraxError as error:
-        pattern = r"(^|(?<=set )|(?<=raise ))(format|task|template|length|too_long|on_bad_row)\b"
+        names = "format|task|template|length|too_long|on_bad_row|shuffle|shuffle_share"
+        pattern = rf"(^|(?<=set )|(?<=raise )|(?<=leave ))({names})\b"
         text = re.sub(pattern, r"config.data.\2", str(error))
         missing = re.search(r"there is no column '([^']*)'", text)
         if missing:

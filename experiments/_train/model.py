@@ -24,6 +24,11 @@ TRANSFORMERS = {
 }
 IMAGES = {"mlp": lorax.models.MLP, "lenet": lorax.models.LeNet}
 FAMILIES = (*TRANSFORMERS, *IMAGES)
+KERNEL_INITS = {
+    "lecun_normal": nn.initializers.lecun_normal(),  # Flax's default
+    "he_normal": nn.initializers.he_normal(),
+}
+"""How kernels of a fresh model of images are drawn."""
 
 Texts = Callable[[], Iterable[str]]
 
@@ -173,6 +178,10 @@ def _fresh(part: Any, tokenizer: Tokenizer | None, labels: int | None) -> nn.Mod
 
 
 def _image_model(family: str, fields: dict[str, Any], labels: int | None) -> nn.Module:
+    if "kernel_init" in fields:
+        name = fields["kernel_init"]
+        check_choice("config.model.fields.kernel_init", name, tuple(KERNEL_INITS))
+        fields["kernel_init"] = KERNEL_INITS[name]
     if family == "mlp":
         return lorax.models.MLP((*fields.pop("hidden", (200, 200)), labels or 10), **fields)
     return lorax.models.LeNet(classes=labels or 10, **fields)

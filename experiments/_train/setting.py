@@ -35,6 +35,7 @@ FROM_CONFIG = ("learning_rate", "schedule", "warmup", "weight_decay", "clip")
 
 LEAST = {
     "data.length": 1, "data.limit": 0, "data.retention_characters": 0, "data.workers": 0,
+    "data.shuffle_seed": 0,
     "train.batch": 1, "train.accumulate": 1, "train.log_every": 0,
     "optimizer.chunk": 0, "pretrain.steps": 0, "pretrain.batch": 1,
     "eval.every": 0, "eval.batch": 0, "eval.limit": 0, "eval.generate": -1, "eval.beams": 1,
@@ -47,6 +48,7 @@ CHOICES = {
     "data.packing": PACKINGS,
     "data.too_long": ("error", "cut", "skip"),
     "data.on_bad_row": ("error", "skip"),
+    "data.shuffle": ("", "pixels", "labels"),
     "checkpoint.mode": ("min", "max"),
 }
 """Values of fields that name something."""

@@ -12,6 +12,7 @@ import numpy as np
 
 from lorax.core.errors import LoraxError
 from lorax.data import source
+from lorax.data.images import image_records
 from lorax.data.rows import BadRows, Record
 
 _UINT8 = 8
@@ -66,20 +67,9 @@ def read_images(name: str, classes: int, bad: BadRows) -> list[Record]:
     beside = _IMAGES.sub(r"labels\2idx1", file.name)
     for ending in _ENDINGS:
         beside = beside.removesuffix(ending)
-    images, where = read_idx(file, 3), str(file.with_name(beside))
-    labels = read_idx(_first(where), 1)
-    if len(images) != len(labels) or not len(images):
-        raise LoraxError(
-            f"'{file}' has {len(images)} images and '{where}' {len(labels)} labels: expected as "
-            "many, and at least one"
-        )
-    found = []
-    for number, (image, label) in enumerate(zip(images, labels, strict=True)):
-        if label < classes:
-            found.append({"image": image, "label": int(label), "where": f"{file}, {number}"})
-        else:
-            bad.met(f"{where}, label {number}", f"{label} is out of range 0 to {classes - 1}")
-    return found
+    images, labels_file = read_idx(file, 3), _first(str(file.with_name(beside)))
+    labels = read_idx(labels_file, 1)
+    return image_records(images, labels, (str(file), str(labels_file)), classes, bad)
 
 
 def _first(*names: str) -> pathlib.Path:

@@ -13,12 +13,14 @@ Formats, and what `path` is for each:
   e2e              files of lines `meaning||text`, or CSV            completion
   instructions     files of rows, by their ending, or hub:...        completion
   mnist            the file of images, or how its name begins        classification
+  npz              FILE:SPLIT, arrays x_SPLIT and y_SPLIT in it      classification
+  digits           "digits", 8x8 images that ship with scikit-learn  classification
   python           "english" or "source", which ship with Python     language
   toy              the name of a split, such as "train"              any task
 
-Files are paths or globs, or names below LORAX_DATA, compressed or not. For mnist `labels` are
-"0" to "9"; for toy, `name` "images" asks for images instead of text, and the name of a GLUE task
-for as many classes and sentences as that has.
+Files are paths or globs, or names below LORAX_DATA, compressed or not. For mnist and digits
+`labels` are "0" to "9", for npz the numbers that there are; for toy, `name` "images" asks for
+images instead of text, and the name of a GLUE task for as many classes and sentences as that has.
 """
 
 import dataclasses
@@ -27,9 +29,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from lorax.core.errors import LoraxError, check_choice
 from lorax.data import glue, hub, instructions, python_text, source
+from lorax.data.digits import read_digits
 from lorax.data.e2e import read_e2e
 from lorax.data.idx import read_images
 from lorax.data.labels import classes, values
+from lorax.data.npz import read_npz
 from lorax.data.rows import COLUMNS, ROLES, BadRows, Record, Row, not_empty, read_rows, to_records
 from lorax.data.text import without_repeats
 from lorax.data.toy import toy
@@ -159,6 +163,15 @@ def _read_mnist(wanted: _Request) -> _Found:
     return read_images(wanted.path, len(labels), wanted.bad), labels
 
 
+def _read_npz(wanted: _Request) -> _Found:
+    return read_npz(wanted.path, wanted.labels, wanted.bad)
+
+
+def _read_digits(wanted: _Request) -> _Found:
+    check_choice("the path of format 'digits'", wanted.path, ("digits",))
+    return read_digits(), wanted.labels or DIGITS
+
+
 def _read_python(wanted: _Request) -> _Found:
     check_choice("the path of format 'python'", wanted.path, tuple(_PYTHON))
     documents = sorted(_PYTHON[wanted.path]().items())
@@ -213,6 +226,8 @@ _FORMATS: dict[str, tuple[Callable[[_Request], _Found], tuple[str, ...]]] = {
     "e2e": (_read_e2e, ("completion",)),
     "instructions": (_read_instructions, ("completion",)),
     "mnist": (_read_mnist, ("classification",)),
+    "npz": (_read_npz, ("classification",)),
+    "digits": (_read_digits, ("classification",)),
     "python": (_read_python, ("language",)),
     "toy": (_read_toy, _ANY),
 }
