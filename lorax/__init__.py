@@ -13,11 +13,12 @@ import types
 from lorax.adapters.bitfit import BitFit
 from lorax.adapters.full import Full
 from lorax.adapters.lora import LoRA
+from lorax.adapters.subspace import Subspace
 from lorax.core.adapter import Adapter, Chain, Prepared, from_dict, from_json
 from lorax.core.engine import Adapted, adapt
 from lorax.core.errors import LoraxError, LoraxTypeError, LoraxWarning
 from lorax.core.freeze import freeze_base
-from lorax.core.leaf import Factors, LowRank, Roles
+from lorax.core.leaf import Factors, LowRank, Roles, Shift
 from lorax.core.report import Report, report
 from lorax.core.roles import roles
 from lorax.generation.generate import generate
@@ -39,6 +40,8 @@ __all__ = [
     "Prepared",
     "Report",
     "Roles",
+    "Shift",
+    "Subspace",
     "adapt",
     "freeze_base",
     "from_dict",
@@ -48,7 +51,7 @@ __all__ = [
     "roles",
 ]
 
-_PACKAGES = ("adapters", "analysis", "core", "data", "generation", "io", "models", "train")
+_PACKAGES = ("adapters", "analysis", "core", "data", "generation", "io", "models", "ops", "train")
 
 
 def __getattr__(name: str) -> types.ModuleType:

@@ -17,7 +17,7 @@ from lorax.adapters.lora import LoRA
 from lorax.core import paths
 from lorax.core.adapter import Adapter, Base, Chain, Delta, check_adapter, from_dict, unprepared
 from lorax.core.errors import LoraxTypeError
-from lorax.core.leaf import Factors, LowRank, Roles, implicit, merged
+from lorax.core.leaf import Factors, LowRank, Roles, dense
 
 
 @jax.tree_util.register_dataclass
@@ -63,13 +63,7 @@ class Padded(Adapter):
         """W0 + scale · A B (- A0 B0), in float32, cast once; whole leaves as they are."""
         plain, leaves = unprepared(base)[0], self.leaves(base, delta)
         stored = paths.flatten(plain)
-
-        def one(path: str, leaf: Any) -> jax.Array:
-            if isinstance(leaf, LowRank):
-                return merged(implicit(path, stored[path], leaf))
-            return jnp.asarray(leaf).astype(stored[path].dtype)
-
-        return paths.replace(plain, {path: one(path, leaf) for path, leaf in leaves.items()})
+        return paths.replace(plain, {p: dense(p, stored[p], leaf) for p, leaf in leaves.items()})
 
     def leaves(self, base: Base, delta: Delta) -> dict[str, Any]:
         """Factors with the numbers that lie beside them; leaves of other members as they are.

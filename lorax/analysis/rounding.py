@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from lorax.core.adapter import Adapter, Base, Delta, check_adapter, unprepared
-from lorax.core.leaf import RANK, Implicit, LowRank, implicit
+from lorax.core.leaf import Implicit, LowRank, RANK, Shift, implicit
 from lorax.core.paths import flatten
 
 
@@ -87,6 +87,8 @@ def _row(path: str, w: jax.Array, leaf: Any, merged: jax.Array) -> LeafRounding:
     before = np.asarray(w).astype(np.float64)
     if isinstance(leaf, LowRank):
         update = _update(implicit(path, w, leaf))
+    elif isinstance(leaf, Shift):
+        update = np.asarray(leaf.update).astype(np.float64)
     else:  # the leaf itself, trained
         update = np.asarray(leaf).astype(np.float64) - before
     error = np.asarray(merged).astype(np.float64) - (before + update)

@@ -15,7 +15,7 @@ from lorax.adapters.lora import LoRA
 from lorax.core import paths
 from lorax.core.adapter import Adapter, Base, Chain, Delta, check_adapter, unprepared
 from lorax.core.errors import LoraxError, LoraxTypeError
-from lorax.core.leaf import Factors, LowRank, Roles
+from lorax.core.leaf import Factors, LowRank, Roles, Shift
 
 TINY = 1e-6
 """Singular values below this times the largest are float32's rounding, and have no direction."""
@@ -67,6 +67,8 @@ def changes(
         w, leaf = as_matrices(stored[path], found), leaves[path]
         if isinstance(leaf, LowRank):
             yield path, w, leaf.scale * _product(plain(path, leaf))
+        elif isinstance(leaf, Shift):
+            yield path, w, as_matrices(leaf.update, found)
         else:
             yield path, w, as_matrices(leaf, found) - w
 

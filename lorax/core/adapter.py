@@ -40,7 +40,7 @@ class Adapter(abc.ABC):
         """Plain parameters with the structure, shapes and dtypes of `base`, which is untouched."""
 
     def leaves(self, base: Base, delta: Delta) -> dict[str, Any]:
-        """The adapted leaves by path: a `LowRank`, or an array that takes the leaf's place.
+        """The adapted leaves by path: `LowRank`, `Shift`, or an array that takes the leaf's place.
 
         What `adapt` evaluates. By default every leaf of `merge`, which is always right; an adapter
         with a factored form overrides it.

@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from lorax.core import paths
 from lorax.core.adapter import (
@@ -23,7 +22,7 @@ from lorax.core.adapter import (
 )
 from lorax.core.errors import LoraxError, check_choice
 from lorax.core.evaluation import Evaluation
-from lorax.core.leaf import implicit, may_drop
+from lorax.core.leaf import dense, implicit, may_drop
 from lorax.core.roles import roles
 from lorax.core.trace import check_program, run_on
 
@@ -136,15 +135,15 @@ def evaluate(
     `evaluation`."""
     stored = paths.flatten(base)
     factored = low_rank_leaves(leaves)
-    dense = {
-        path: jnp.asarray(leaf).astype(stored[path].dtype)
+    plain = {
+        path: dense(path, stored[path], leaf)
         for path, leaf in leaves.items()
         if path not in factored
     }
     if not factored:
-        return fn(paths.replace(base, dense), *args, **kwargs)
+        return fn(paths.replace(base, plain), *args, **kwargs)
     values = {
-        path: implicit(path, leaf, factored[path]) if path in factored else dense.get(path, leaf)
+        path: implicit(path, leaf, factored[path]) if path in factored else plain.get(path, leaf)
         for path, leaf in stored.items()
     }
     return run_on(evaluation, fn, base, stored, values, args, kwargs)

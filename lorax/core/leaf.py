@@ -108,6 +108,19 @@ class LowRank:
 
 
 @dataclasses.dataclass(frozen=True)
+class Shift:
+    """What an adapter says of a leaf that moves with others: W0 + update.
+
+    The numbers that learn are shared by several leaves, so none of them is a leaf's own.
+
+    Attributes:
+      update: ΔW in the shape of the leaf, in float32 or wider.
+    """
+
+    update: jax.Array
+
+
+@dataclasses.dataclass(frozen=True)
 class Term:
     """A B with the label of every axis of A and of B."""
 
@@ -244,6 +257,21 @@ def merged(leaf: Implicit) -> jax.Array:
     update = sum(product(term, leaf.axes, dtype) for term in leaf.terms)
     update = jnp.asarray(leaf.scale, dtype) * update
     return _add(leaf.w.astype(dtype), update).astype(leaf.w.dtype)
+
+
+def dense(path: str, w: jax.Array, leaf: Any) -> jax.Array:
+    """The plain array that stands in the place of `w`, in its dtype.
+
+    Args:
+      path: of the stored leaf `w`.
+      leaf: what an adapter says of it: a `LowRank`, a `Shift`, or an array that takes its place.
+    """
+    if isinstance(leaf, LowRank):
+        return merged(implicit(path, w, leaf))
+    if isinstance(leaf, Shift):
+        dtype = jnp.promote_types(w.dtype, leaf.update.dtype)
+        return _add(w.astype(dtype), leaf.update.astype(dtype)).astype(w.dtype)
+    return jnp.asarray(leaf).astype(w.dtype)
 
 
 @jax.custom_jvp

@@ -11,7 +11,7 @@ from lorax.core import paths
 from lorax.core.adapter import Adapter, Base, check_adapter, unprepared
 from lorax.core.engine import evaluate
 from lorax.core.evaluation import Evaluation, Use, by_path
-from lorax.core.leaf import LowRank, Roles
+from lorax.core.leaf import LowRank, Roles, Shift
 from lorax.core.roles import from_uses, watch
 from lorax.core.trace import check_program, shapes_of, shapes_only
 
@@ -26,7 +26,8 @@ class Row:
       rank: of its update; None unless it is low-rank.
       trainable: numbers of the delta that belong to it.
       uses: products it takes part in (the body of a scan counts once), or places it enters.
-      how: "frozen", "factored", "merged" (formed before use somewhere) or "trained" (in place).
+      how: "frozen", "factored", "merged" (formed before use somewhere), "trained" (in place) or
+        "shared" (moved by numbers that belong to no leaf alone).
       why: what merged it, or a note.
     """
 
@@ -140,6 +141,8 @@ def _row(
         factors = adapted.factors
         rank, trainable = factors.rank, factors.A.size + factors.B.size
         how = "merged" if merges else "factored"
+    elif isinstance(adapted, Shift):
+        how = "shared"
     elif adapted is not None:
         trainable, how = adapted.size, "trained"
     why = ", ".join(dict.fromkeys([*merges, *notes])) or roles.why
