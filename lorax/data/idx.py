@@ -30,19 +30,24 @@ def read_idx(file: pathlib.Path, axes: int) -> np.ndarray:
       LoraxError: the file cannot be read, is of another kind, or has more or fewer bytes than its
         header says.
     """
-    data = source.read_bytes(file)
+    start, damage = 4 + 4 * axes, ""
+    try:
+        data = source.read_bytes(file)
+    except source.DamagedFile as error:
+        data, damage = error.before, " before its compression is damaged"
+        if len(data) < start:
+            raise
     if data[:4] != bytes([0, 0, _UINT8, axes]):
         raise LoraxError(
             f"'{file}' begins with {data[:4].hex(' ') or 'nothing'}: expected 00 00 08 0{axes}, "
             f"an idx file of bytes with {axes} axes"
         )
-    start = 4 + 4 * axes
-    shape = struct.unpack(f">{axes}i", data[4:start]) if len(data) >= start else (-1,)
-    size = int(np.prod(shape, dtype=object))
-    if min(shape) < 0 or size != len(data) - start:
+    shape = struct.unpack(f">{axes}I", data[4:start]) if len(data) >= start else ()
+    expected = start + (int(np.prod(shape, dtype=object)) if shape else 0)
+    if damage or len(data) != expected:
         raise LoraxError(
-            f"'{file}' has {len(data):,} bytes, which is not what its header says (shape "
-            f"{shape}): the file is cut off or damaged; copy it again"
+            f"'{file}' is cut off or damaged: expected {expected:,} bytes, as its header says "
+            f"(shape {shape or 'unknown'}), found {len(data):,}{damage}; copy it again"
         )
     return np.frombuffer(data, np.uint8, offset=start).reshape(shape)
 

@@ -4,13 +4,16 @@ Names may be globs, as in `texts/*.txt`. Files that end in .xz or .gz are decomp
 read; that ending is no part of a file's kind: `kind("train.tsv.xz")` is ".tsv".
 """
 
+import contextlib
 import difflib
 import glob
 import gzip
+import io
 import lzma
 import os
 import pathlib
 import zlib
+from typing import Any
 
 from lorax.core.errors import LoraxError
 
@@ -18,7 +21,16 @@ VARIABLE = "LORAX_DATA"
 """The environment variable that names the folder of the data."""
 
 _OPENERS = {".xz": lzma.decompress, ".gz": gzip.decompress}
-_DAMAGED = (lzma.LZMAError, zlib.error, EOFError)
+_STREAMS: dict[str, Any] = {".xz": lzma.open, ".gz": gzip.open}
+_DAMAGED = (lzma.LZMAError, zlib.error, gzip.BadGzipFile, EOFError)
+
+
+class DamagedFile(LoraxError):
+    """A compressed file that ends too early or is changed; `before` is what precedes the damage."""
+
+    def __init__(self, message: str, before: bytes):
+        super().__init__(message)
+        self.before = before
 
 
 def find(name: str) -> pathlib.Path:
@@ -67,17 +79,31 @@ def read_bytes(file: pathlib.Path) -> bytes:
     """What is in `file`, decompressed if its name ends in .xz or .gz.
 
     Raises:
-      LoraxError: it cannot be read, or its compression is damaged.
+      LoraxError: it cannot be read.
+      DamagedFile: its compression is damaged.
     """
-    reason: object
+    cure = "check the path, or copy the file again"
     try:
         data = file.read_bytes()
-        return _OPENERS[file.suffix](data) if file.suffix in _OPENERS else data
-    except OSError as error:  # gzip's complaints are such too
-        reason = error.strerror or error
+    except OSError as error:
+        raise LoraxError(f"cannot read '{file}' ({error.strerror}): {cure}") from None
+    if file.suffix not in _OPENERS:
+        return data
+    try:
+        return _OPENERS[file.suffix](data)
     except _DAMAGED as error:
-        reason = error
-    raise LoraxError(f"cannot read '{file}' ({reason}): check the path, or copy the file again")
+        before = _before_damage(data, file.suffix)
+        told = f"{error}; found {len(before):,} bytes before that"
+        raise DamagedFile(f"cannot read '{file}' ({told}): {cure}", before) from None
+
+
+def _before_damage(data: bytes, ending: str) -> bytes:
+    """Read in pieces, the last of which is lost."""
+    found = []
+    with contextlib.suppress(*_DAMAGED), _STREAMS[ending](io.BytesIO(data)) as stream:
+        while piece := stream.read(1 << 12):
+            found.append(piece)
+    return b"".join(found)
 
 
 def read_text(name: str) -> str:

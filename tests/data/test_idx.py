@@ -62,16 +62,30 @@ def test_labels_are_found_beside_images(tmp_path, dash, name):
     [
         (b"", "begins with nothing: expected 00 00 08 03"),
         (b"\x00\x00\x0d\x03" + bytes(12), "begins with 00 00 0d 03"),
-        (idx(IMAGES)[:-1], r"has 39 bytes, which is not what its header says \(shape \(3, 2, 4\)"),
-        (idx(IMAGES) + b"x", "has 41 bytes"),
-        (idx(IMAGES)[:9], "has 9 bytes"),
-        (b"\x00\x00\x08\x03" + struct.pack(">3i", -1, 2, -1) + b"xx", "not what its header says"),
+        (idx(IMAGES)[:-1], r"expected 40 bytes.*\(shape \(3, 2, 4\)\), found 39; copy it again"),
+        (idx(IMAGES) + b"x", "is cut off or damaged: expected 40 bytes.*, found 41; copy"),
+        (idx(IMAGES)[:9], r"expected 16 bytes.* \(shape unknown\), found 9"),
+        (b"\x00\x00\x08\x03" + struct.pack(">3i", -1, 2, -1) + b"xx", r"\(shape \(4294967295, "),
     ],
 )
 def test_damaged_files(tmp_path, data, match):
     (tmp_path / "x").write_bytes(data)
     with pytest.raises(LoraxError, match=match):
         read_idx(tmp_path / "x", 3)
+
+
+def test_a_damaged_archive_says_what_was_expected_and_what_was_found(tmp_path):
+    noise = np.random.default_rng(0).integers(256, size=(30, 28, 28)).astype(np.uint8)
+    packed = lzma.compress(idx(noise), preset=0)
+    file = tmp_path / "train-images-idx3-ubyte.xz"
+    for damaged in (packed[: len(packed) // 2], packed[:-40], packed[:-500] + bytes(500)):
+        file.write_bytes(damaged)
+        with pytest.raises(LoraxError, match="expected 23,536 bytes.*, found .* before") as error:
+            read_images(str(tmp_path / "train"), 10, BadRows())
+        assert str(file) in str(error.value) and "\n" not in str(error.value)
+    file.write_bytes(packed[:20])
+    with pytest.raises(LoraxError, match=r"cannot read '.*ubyte.xz' \(.*found 0 bytes"):
+        read_idx(file, 3)
 
 
 def test_wrong_sets(tmp_path):

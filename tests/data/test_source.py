@@ -62,9 +62,8 @@ def test_mistakes(folder, monkeypatch):
         (folder / name).write_bytes(b"no archive")
         with pytest.raises(LoraxError, match=f"cannot read .*{name}"):
             source.read_text(name)
-    (folder / "e.gz").write_bytes(gzip.compress(b"text" * 99)[:-9])
-    with pytest.raises(LoraxError, match=r"cannot read .*e\.gz"):
-        source.read_text("e.gz")
+    with pytest.raises(LoraxError, match=r"cannot read .*e\.gz' \(No such file or directory\)"):
+        source.read_bytes(folder / "e.gz")
     with pytest.raises(LoraxError, match="is a folder: name a file in it"):
         source.find_all(str(folder))
     with pytest.raises(LoraxError, match="no file is named"):
@@ -72,3 +71,21 @@ def test_mistakes(folder, monkeypatch):
     monkeypatch.delenv(source.VARIABLE)
     with pytest.raises(LoraxError, match="LORAX_DATA is not set"):
         source.find("a.txt.xz")
+
+
+@pytest.mark.parametrize("ending, compress", [("xz", lzma.compress), ("gz", gzip.compress)])
+def test_of_a_damaged_file_the_beginning_is_told(folder, ending, compress):
+    whole = bytes(range(256)) * 256
+    packed = compress(whole)
+    file = folder / f"e.{ending}"
+    for damaged in (packed[:-9], packed[: len(packed) // 2], packed[:20]):
+        file.write_bytes(damaged)
+        with pytest.raises(source.DamagedFile, match=rf"cannot read .*e\.{ending}.* bytes") as told:
+            source.read_bytes(file)
+        before = told.value.before
+        assert whole.startswith(before) and f"found {len(before):,} bytes" in str(told.value)
+        assert "\n" not in str(told.value)
+    file.write_bytes(packed[:-9])
+    with pytest.raises(source.DamagedFile) as told:
+        source.read_bytes(file)
+    assert len(told.value.before) > len(whole) / 2
