@@ -1,5 +1,6 @@
 """The LeNet-shaped convolutional network."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,6 +18,16 @@ def count(image_shape, **fields):
 def test_published_parameter_counts():
     assert count((28, 28, 1)) == 44_426
     assert count((32, 32, 3)) == 62_006
+
+
+def test_kernels_are_drawn_by_the_field_and_biases_are_zero():
+    images = jnp.zeros((1, 28, 28, 1))
+    for field, variance in (({}, 1), ({"kernel_init": nn.initializers.he_normal()}, 2)):
+        params = LeNet(**field).init(jax.random.key(0), images)["params"]
+        for layer, inputs in (("conv_1", 150), ("dense_0", 256)):
+            found = float(params[layer]["kernel"].var()) * inputs
+            assert found == pytest.approx(variance, rel=0.12)
+        assert not any(layer["bias"].any() for layer in params.values())
 
 
 def test_shapes_names_kernels_and_a_gradient_for_every_parameter():

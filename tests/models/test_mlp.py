@@ -30,9 +30,28 @@ def test_leading_axes_are_kept():
     assert model.apply(model.init(jax.random.key(1), x), x).shape == (2, 7, 3)
 
 
-def test_published_parameter_count():
-    shapes = jax.eval_shape(MLP((200, 200, 10)).init, jax.random.key(0), jnp.zeros((1, 784)))
-    assert sum(leaf.size for leaf in jax.tree.leaves(shapes)) == 199_210
+@pytest.mark.parametrize(
+    "pixels, hidden, count",
+    [
+        (784, (200, 200), 199_210),
+        (784, (400,) * 5, 959_610),
+        (3072, (200, 200), 656_810),
+        (3072, (400, 400), 1_393_610),
+        (3072, (25,) * 5, 79_685),
+    ],
+)
+def test_published_parameter_counts(pixels, hidden, count):
+    init = MLP((*hidden, 10), kernel_init=nn.initializers.he_normal()).init
+    shapes = jax.eval_shape(init, jax.random.key(0), jnp.zeros((1, pixels)))
+    assert sum(leaf.size for leaf in jax.tree.leaves(shapes)) == count
+
+
+def test_kernels_are_drawn_by_the_field_and_biases_are_zero():
+    x = jnp.zeros((1, 400))
+    for field, variance in (({}, 1), ({"kernel_init": nn.initializers.he_normal()}, 2)):
+        params = MLP((300, 10), **field).init(jax.random.key(0), x)["params"]
+        assert float(params["dense_0"]["kernel"].var()) * 400 == pytest.approx(variance, rel=0.05)
+        assert not params["dense_0"]["bias"].any() and not params["dense_1"]["bias"].any()
 
 
 def test_compute_and_parameter_dtypes():
