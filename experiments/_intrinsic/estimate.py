@@ -31,6 +31,7 @@ class Estimate:
       kind: of the threshold, "own" or "global".
       threshold: it.
       published: the first d whose mean passes; None where none does.
+      below: the last d that was measured below it; None where there is none.
       interpolated: where the monotone mean curve crosses it; None where it does not.
       low, high: the interval of `interpolated`, 0 and infinity where it is open to that side; None
         where there is none.
@@ -41,6 +42,7 @@ class Estimate:
     kind: str
     threshold: Threshold
     published: int | None
+    below: int | None
     interpolated: float | None
     low: float | None
     high: float | None
@@ -94,6 +96,7 @@ def _estimate(
     mode: str,
 ) -> Estimate:  # fmt: skip
     first = next((d for d, one in levels.items() if one.passes(threshold.value, mode)), None)
+    below = max((d for d in levels if first and d < first), default=None)
     sign = 1.0 if mode == "max" else -1.0
     usable = {d: one for d, one in levels.items() if one.stat and not one.failed}
     reasons = []
@@ -114,7 +117,9 @@ def _estimate(
         if single := [d for d, count in zip(dims, counts, strict=True) if count == 1]:
             reasons.append(f"one repeat at d = {_listed(single)}, which is taken as exact")
     told = at if 0 < at < math.inf else None
-    return Estimate(projection, threshold.kind, threshold, first, told, low, high, tuple(reasons))
+    return Estimate(
+        projection, threshold.kind, threshold, first, below, told, low, high, tuple(reasons)
+    )
 
 
 def _listed(dims: Sequence[int]) -> str:
