@@ -11,7 +11,7 @@ from typing import Any
 
 from experiments._intrinsic import tables
 from experiments._intrinsic.estimate import DRAWS, Estimate, estimate
-from experiments._intrinsic.levels import direct, subspaces
+from experiments._intrinsic.levels import Level, direct, subspaces
 from experiments._intrinsic.rows import ROWS, Row, read
 from experiments._intrinsic.search import FOUND, OPEN, Verdict, verdict
 from experiments._intrinsic.threshold import Threshold, thresholds
@@ -143,9 +143,13 @@ def _warnings(
 def _unsure(
     rows: Sequence[Row], study: Mapping[str, Any], limit: Threshold | None, ended: Verdict
 ) -> list[str]:
-    """Of the two ends of the search, those on whose side of the threshold chance may decide."""
+    """What may be otherwise at the two ends of the search: by chance, or at another rate."""
     levels, said = subspaces(rows, study, study["projection"]), []
     for d in filter(None, (ended.below, ended.dim)):
+        if edge := _edge(levels[d]):
+            said.append(
+                f"The best learning rate at d = {d:,}, {edge}: a better one may lie beyond."
+            )
         found, n = levels[d].stat, len(levels[d].values)
         if limit is None or found is None or ended.state != FOUND:
             continue
@@ -157,6 +161,14 @@ def _unsure(
                 f"is within one standard error of the threshold {words.number(limit.value)}."
             )
     return said
+
+
+def _edge(level: Level) -> str:
+    """ "0.01, is the highest tried"; empty where it is not, or nothing else was tried."""
+    if len(level.rates) < 2 or level.rate not in (min(level.rates), max(level.rates)):
+        return ""
+    end = "lowest" if level.rate == min(level.rates) else "highest"
+    return f"{level.rate:g}, is the {end} tried"
 
 
 def _how(study: Mapping[str, Any]) -> str:

@@ -93,6 +93,7 @@ def test_rates_seeds_cost_units_config_and_versions_are_told(written):
     table = rows(text, "## Learning rates")
     assert table[""] == ["lr 0.001", "lr 0.003"] and table["sparse, d = 100"][1] == "0.8039"
     assert "**0.8039**" in text
+    assert "best learning rate at d = 725, 0.003, is the highest tried" in text
     assert rows(text, "## Seeds")["direct training"] == ["0", "0, 1, 2", "0"]
     found = files.read(folder / "rows.jsonl")
     cost = rows(text, "## Cost")
