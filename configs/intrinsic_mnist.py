@@ -74,7 +74,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.data.update({"train": "mnist/train", "test": "mnist/t10k", "shuffle": shuffle})
     config.data.split = (5 / 6, 1 / 6, 0.0)
     authors(config)
-    config.eval.update({"every": 391, "batch": 1000})  # an epoch
+    config.eval.update({"every": 391, "batch": 10_000})  # an epoch
     config.checkpoint.every = 391
     config.adapter = subspace(750)
     config.study = study(

@@ -54,29 +54,34 @@ class Verdict:
     line: str
 
 
-def next_points(rows: Sequence[Row], study: Mapping[str, Any], total: int) -> list[Point]:
+def next_points(
+    rows: Sequence[Row], study: Mapping[str, Any], total: int, least: int = 1
+) -> list[Point]:
     """Units to train now, in order, none of which is among the rows; empty when it is finished.
 
     Args:
       rows: of all units so far, failed ones too: those are not trained again.
       study: `config.study`.
       total: D, numbers of all chosen leaves.
+      least: the smallest d that there can be.
 
     Raises:
-      LoraxError: a d is larger than D or smaller than 1, or the study's fields cannot work
+      LoraxError: a d is larger than D or smaller than the least, or the study's fields cannot work
         together.
     """
-    return _step(rows, study, total)[1]
+    return _step(rows, study, total, least)[1]
 
 
-def verdict(rows: Sequence[Row], study: Mapping[str, Any], total: int) -> Verdict:
+def verdict(rows: Sequence[Row], study: Mapping[str, Any], total: int, least: int = 1) -> Verdict:
     """How the search stands with these rows; arguments and errors as for `next_points`."""
-    return _step(rows, study, total)[0]
+    return _step(rows, study, total, least)[0]
 
 
-def _step(rows: Sequence[Row], study: Mapping[str, Any], total: int) -> tuple[Verdict, list[Point]]:
+def _step(
+    rows: Sequence[Row], study: Mapping[str, Any], total: int, least: int
+) -> tuple[Verdict, list[Point]]:
     threshold = target(rows, study)
-    planned = {point.name: point for point in _planned(rows, study, total)}
+    planned = {point.name: point for point in _planned(rows, study, total, least)}
     for row in rows:
         planned.pop(row.name, None)
     if planned:
@@ -91,7 +96,7 @@ def _step(rows: Sequence[Row], study: Mapping[str, Any], total: int) -> tuple[Ve
         return _upward(rows, study, levels, threshold, total)
     high = passing[0]
     low = max((d for d in levels if d < high), default=0)
-    between = _between(low, high, study)
+    between = _between(low, high, study, least)
     if between:
         line = f"between d={low} and d={high}"
         return Verdict(OPEN, high, low or None, line), list(_at(study, between))
@@ -101,15 +106,17 @@ def _step(rows: Sequence[Row], study: Mapping[str, Any], total: int) -> tuple[Ve
     return Verdict(OPEN if again else FOUND, high, low or None, f"{said}; {below}"), again
 
 
-def _planned(rows: Sequence[Row], study: Mapping[str, Any], total: int) -> Iterator[Point]:
+def _planned(
+    rows: Sequence[Row], study: Mapping[str, Any], total: int, least: int
+) -> Iterator[Point]:
     """All that must be there whatever comes of it, and every d that was begun."""
     searched = study["projection"]
     begun = {row.dim for row in rows if row.method == SUBSPACE and row.projection == searched}
     beside = [(name, d) for name, dims in study["also"] for d in dims]
     for d in [*study["grid"], *(d for _, d in beside)]:
-        if not 1 <= d <= total:
+        if not least <= d <= total:
             raise LoraxError(
-                f"d={d} of the study: expected 1 to D={total}, the numbers of all chosen leaves"
+                f"d={d} of the study: expected {least} to D={total}, all numbers of the leaves"
             )
     for lr in study["direct_rates"]:
         for repeat in range(study["direct_repeats"]):
@@ -155,10 +162,10 @@ def _upward(
     return Verdict(UNREACHED, None, None, said), []
 
 
-def _between(low: int, high: int, study: Mapping[str, Any]) -> int | None:
+def _between(low: int, high: int, study: Mapping[str, Any], least: int) -> int | None:
     """The next d to look at, None where the bracket is narrow enough; `low` 0: none measured."""
     if not low:
-        return high // 2 or None
+        return max(high // 2, least) if high > least else None
     step = max(1, study["resolution"])
     if high - low <= step:
         return None

@@ -136,15 +136,17 @@ class Subspace(Adapter):
                 f"dim is {self.dim:,} but the chosen leaves have {total:,} numbers: expected at "
                 "most as many; lower dim, or widen where="
             )
-        if not self.layerwise:
-            return self.dim
-        layers = len(_layers(chosen))
-        if self.dim < layers + 1:
+        least = self.least(chosen)
+        if self.dim < least:
             raise LoraxError(
-                f"dim is {self.dim:,} but {layers:,} layers have a scale each: expected at least "
-                f"{layers + 1:,}; raise dim, narrow where=, or set layerwise=False"
+                f"dim is {self.dim:,} but {least - 1:,} layers have a scale each: expected at "
+                f"least {least:,}; raise dim, narrow where=, or set layerwise=False"
             )
-        return self.dim - layers
+        return self.dim - least + 1
+
+    def least(self, chosen: Mapping[str, Any]) -> int:
+        """The smallest `dim` over these leaves: 1, and one more for every scale."""
+        return 1 + (len(_layers(chosen)) if self.layerwise else 0)
 
     def _chosen(self, stored: Mapping[str, Any]) -> dict[str, Any]:
         """The leaves by path, in the order of their paths, whatever the order of the tree."""

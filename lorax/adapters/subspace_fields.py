@@ -29,7 +29,7 @@ def block(value: Any, projection: str, dim: int) -> int:
         return 0
     if projection != "fastfood":
         raise LoraxError(
-            f"block is {number} with projection='{projection}': expected 0; only fastfood has blocks"
+            f"block is {number} with projection='{projection}': expected 0; it is of fastfood"
         )
     if number < dim or number & (number - 1):
         least = 1 << (dim - 1).bit_length()

@@ -5,6 +5,7 @@ of the other. Every round can be undone, so place and inverse are a few integer 
 """
 
 import dataclasses
+from collections.abc import Iterable
 
 import jax
 import jax.numpy as jnp
@@ -36,13 +37,13 @@ class Permutation:
         """Which indices go there: `inverse(places(i))` is i."""
         return self._network(index, reversed(range(ROUNDS)))
 
-    def _network(self, index: jax.Array, rounds: range | object) -> jax.Array:
+    def _network(self, index: jax.Array, rounds: Iterable[int]) -> jax.Array:
         index = jnp.asarray(index).astype(jnp.uint32)
         low_bits = self.bits // 2
         low_mask = jnp.uint32(2**low_bits - 1)
         high_mask = jnp.uint32(2 ** (self.bits - low_bits) - 1)
         high, low = index >> low_bits, index & low_mask
-        for number in rounds:  # type: ignore[attr-defined]
+        for number in rounds:
             if number % 2:
                 high = high ^ (_hash(low, self.keys[number]) & high_mask)
             else:
@@ -86,10 +87,8 @@ def _permute_forward(x: jax.Array, permutation: Permutation) -> tuple[jax.Array,
     return permute(x, permutation), permutation
 
 
-def _permute_backward(
-    permutation: Permutation, cotangent: jax.Array
-) -> tuple[jax.Array, Permutation]:
-    return cotangent[permutation.inverse(jnp.arange(cotangent.shape[0]))], None  # type: ignore[return-value]
+def _permute_backward(permutation: Permutation, cotangent: jax.Array) -> tuple[jax.Array, None]:
+    return cotangent[permutation.inverse(jnp.arange(cotangent.shape[0]))], None
 
 
 permute.defvjp(_permute_forward, _permute_backward)

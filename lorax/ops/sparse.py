@@ -60,8 +60,8 @@ def draw_sparse(key: jax.Array, dim: int, runs: Sequence[int]) -> Sparse:
     rows, values = jax.vmap(column)(keys)
     columns = jnp.broadcast_to(jnp.arange(dim, dtype=jnp.int32)[:, None], rows.shape)
     order = jnp.argsort(rows.ravel())
-    taken = (x.ravel()[order] for x in (rows, columns, values))
-    return Sparse(*taken, shape=(total, dim))
+    rows, columns, values = (x.ravel()[order] for x in (rows, columns, values))
+    return Sparse(rows, columns, values, (total, dim))
 
 
 def _strata(runs: Sequence[int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

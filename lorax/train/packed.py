@@ -50,17 +50,7 @@ def make_packed_step(
       LoraxError: when called, a width that does not divide the units.
     """
 
-    def one(
-        state: State, numbers: Numbers, active: jax.Array, batch: Any, base: Base
-    ) -> tuple[State, Metrics]:
-        tx, rate = optimizer(numbers)
-
-        def own(delta: Delta, base: Base, batch: Any, key: jax.Array) -> Any:
-            return loss(delta if complete is None else complete(delta, numbers), base, batch, key)
-
-        new, metrics = updated(state, base, batch, value_and_grad(own, accumulate), tx, rate)
-        keep = active & jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["l2_grads"])
-        return _chosen(keep, new, state), metrics
+    one = unit_update(loss, optimizer, complete, accumulate)
 
     def step(
         states: State, numbers: Numbers, active: jax.Array, base: Base, batches: Any
@@ -77,6 +67,37 @@ def make_packed_step(
         return jax.tree.map(lambda x: x.reshape(units, *x.shape[2:]), results)
 
     return jax.jit(step, donate_argnums=0)
+
+
+def unit_update(
+    loss: Loss,
+    optimizer: Optimizer,
+    complete: Callable[[Delta, Numbers], Any] | None = None,
+    accumulate: int = 1,
+) -> Callable[[State, Numbers, jax.Array, Any, Base], tuple[State, Metrics]]:
+    """One update of one unit, for use under `jax.vmap` inside another program.
+
+    Args:
+      loss, optimizer, complete, accumulate: as for `make_packed_step`.
+
+    Returns:
+      `update(state, numbers, active, batch, base) -> (state, metrics)`; the state is the one that
+      came in where the unit is not active, or its loss or gradient is not finite.
+    """
+
+    def one(
+        state: State, numbers: Numbers, active: jax.Array, batch: Any, base: Base
+    ) -> tuple[State, Metrics]:
+        tx, rate = optimizer(numbers)
+
+        def own(delta: Delta, base: Base, batch: Any, key: jax.Array) -> Any:
+            return loss(delta if complete is None else complete(delta, numbers), base, batch, key)
+
+        new, metrics = updated(state, base, batch, value_and_grad(own, accumulate), tx, rate)
+        keep = active & jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["l2_grads"])
+        return _chosen(keep, new, state), metrics
+
+    return one
 
 
 def _chosen(keep: jax.Array, new: State, old: State) -> State:

@@ -1,0 +1,75 @@
+"""How does one train on data that lies in memory? An epoch is one program, of one unit or many.
+
+A step of a small model costs less than handing it a batch. Here the device holds all examples, and
+a scan over their order takes the batches out of them: nothing is dispatched within an epoch.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from lorax.core.errors import LoraxError
+from lorax.train.gradients import Base, Delta, Loss
+from lorax.train.packed import Numbers, Optimizer, unit_update
+from lorax.train.step import State
+
+Epoch = Callable[[State, Numbers, Base, Any, jax.Array], tuple[State, jax.Array, jax.Array]]
+
+
+def make_epoch(
+    loss: Loss,
+    optimizer: Optimizer,
+    complete: Callable[[Delta, Numbers], Any] | None = None,
+    *,
+    width: int = 0,
+    accumulate: int = 1,
+) -> Epoch:
+    """One compiled epoch of every unit of a pack, step for step what `make_step` does of each.
+
+    Args:
+      loss, optimizer, complete, accumulate: as for `lorax.train.packed.make_packed_step`.
+      width: units side by side; the others come after them, each through the whole epoch. A divisor
+        of the units; 0 for all at once.
+
+    Returns:
+      `epoch(states, numbers, base, data, order) -> (states, losses, finite)`, jitted, the states
+      donated. States and numbers have a leading axis of units; `data` is a batch of all examples,
+      (N, ...) each; `order` (steps, B) says which make up the batch of each step, the same for all
+      units. `losses` (units,) are means over the steps; `finite` (units,) is false for a unit that
+      was not finite at some step and has stood still there.
+
+    Raises:
+      LoraxError: when called, a width that does not divide the units.
+    """
+    update = unit_update(loss, optimizer, complete, accumulate)
+    beside = jax.vmap(update, in_axes=(0, 0, 0, None, None))
+
+    def group(
+        states: State, numbers: Numbers, base: Base, data: Any, order: jax.Array
+    ) -> tuple[State, jax.Array, jax.Array]:
+        active = jnp.ones(states.step.shape, bool)
+
+        def step(states: State, rows: jax.Array) -> tuple[State, jax.Array]:
+            batch = jax.tree.map(lambda x: x[rows], data)
+            before = states.step
+            states, metrics = beside(states, numbers, active, batch, base)
+            return states, jnp.stack([metrics["loss"], states.step > before])
+
+        states, found = jax.lax.scan(step, states, order)
+        return states, found[:, 0].mean(axis=0), found[:, 1].astype(bool).all(axis=0)
+
+    def epoch(
+        states: State, numbers: Numbers, base: Base, data: Any, order: jax.Array
+    ) -> tuple[State, jax.Array, jax.Array]:
+        units = states.step.shape[0]
+        if width in (0, units):
+            return group(states, numbers, base, data, order)
+        if units % width:
+            raise LoraxError(f"width is {width} of {units} units: expected one of its divisors")
+        parts = jax.tree.map(lambda x: x.reshape(-1, width, *x.shape[1:]), (states, numbers))
+        results = jax.lax.map(lambda part: group(*part, base, data, order), parts)
+        return jax.tree.map(lambda x: x.reshape(units, *x.shape[2:]), results)
+
+    return jax.jit(epoch, donate_argnums=0)
