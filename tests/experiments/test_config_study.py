@@ -77,6 +77,30 @@ def test_the_split_of_mnist(data_folder):
     assert image.max() == 255 and labels_of(config, found) == 10
 
 
+@pytest.mark.parametrize("words, count", [("", 656_810), ("lenet", 62_006)])
+def test_numbers_of_the_networks_of_cifar(data_folder, words, count):
+    shared_path("cifar10_subset")
+    config = page("intrinsic_cifar", words)
+    found = read_splits(config)
+    sizes = {name: len(split.rows) for name, split in found.splits.items()}
+    assert sizes == {"train": 800, "validation": 200, "test": 1000}
+    base = make_subject(config, None, example_inputs(config, found), 10).base
+    assert sum(leaf.size for leaf in jax.tree.leaves(base)) == count
+    assert -(-800 // config.train.batch) == config.eval.every
+
+
+def test_the_words_of_cifar_and_roberta():
+    small, whole = page("intrinsic_cifar"), page("intrinsic_cifar", "whole")
+    assert (small.study.target, whole.study.target) == ("own", "global")
+    assert whole.study.baseline == 0.5 and whole.data.test == "cifar10/cifar10.npz:test"
+    said, did = page("intrinsic_roberta"), page("intrinsic_roberta", "large,qqp,did")
+    assert said.adapter.layerwise and not did.adapter.layerwise and len(said.study.rates) == 4
+    assert said.study.published == (("Aghajanyan et al. 2020, SAID", 896),)
+    assert did.study.published == (("Aghajanyan et al. 2020, DID", 774),)
+    assert (said.data.train, did.data.validation) == ("glue/MRPC/train.tsv", "glue/QQP/dev.tsv")
+    assert did.model.source == "FacebookAI/roberta-large" and did.data.on_bad_row == "skip"
+
+
 def test_digits_are_there_without_files():
     pytest.importorskip("sklearn")
     config = page("intrinsic_digits")

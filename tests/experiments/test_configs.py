@@ -29,6 +29,9 @@ WORDS = {
     "glue_roberta_base": (*_glue.EXAMPLES, "rte,tiny", "cola,tiny", "tiny"),
     "glue_roberta_large": (*_glue.EXAMPLES, "mnli,restricted", "tiny"),
     "gpt3_175b": ("mnli", "samsum"),
+    "intrinsic_cifar": ("lenet", "whole", "whole,lenet"),
+    "intrinsic_mnist": ("lenet", "wide", "deep", "pixels", "labels", "lenet,pixels"),
+    "intrinsic_roberta": ("did", "qqp", "large", "said,mrpc", "large,qqp,did"),
     "korean_qa": ("tiny",),
     "loraplus": ("mnli",),
     "mnist_mlp": ("lenet", "lora", "lenet,lora"),
@@ -97,6 +100,7 @@ def test_an_unknown_word_is_one_line_that_names_the_known_ones(name):
         ("glue_roberta_base", "rte,mrpc", "'mrpc' and 'rte' exclude each other"),
         ("glue_roberta_base", "qnli,tiny", "no data for 'qnli': expected one of sst2, rte, cola"),
         ("glue_roberta_base", "restricted", "'restricted' is unknown"),
+        ("intrinsic_mnist", "labels,lenet", "'lenet' and 'labels' exclude each other"),
         ("e2e_gpt2_medium", "tiny,full", "'full' and 'tiny' exclude each other"),
     ],
 )
