@@ -5,13 +5,20 @@ Command:
     python -m experiments.intrinsic --config=configs/intrinsic_digits.py --workdir=runs/digits
     python -m experiments.train --config=configs/intrinsic_digits.py --workdir=runs/one    # one d
 
-Which d of 64-64-64-10, with D = 8,970, reaches 90 % of what direct training does? Three projections
+Which d of 64-32-32-10, with D = 3,466, reaches 90 % of what direct training does? Three projections
 of each d, and beside them LoRA of rank 1, 2 and 4 on the same frozen random weights, with the same
 threshold: how many of its numbers does it take?
 
-Cost: not yet measured.
+Cost: 60 to 75 seconds of CPU time, two thirds of it compilation; measured on two shared CPU cores,
+jax 0.10.2.
 
-Expected: not yet measured; no published counterpart.
+Expected, validation accuracy, mean of three (direct training 0.968, so the threshold is 0.871); no
+published counterpart:
+
+    d       50     100    125    150    200      LoRA r (numbers)   1 (202)  2 (404)  4 (808)
+            0.657  0.825  0.848  0.905  0.927                       0.690    0.888    0.961
+
+    d_int90 = 150
 
 Protocol: 1,797 images of 8 x 8 pixels, 70 % to train on, 15 % for validation, which the search
 sees, and 15 % for the test; drawn once. What reaches the threshold is the mean over repeats, of
@@ -22,8 +29,9 @@ for the method; scikit-learn's load_digits, of the UCI repository, for the image
 
 Needs: scikit-learn. Nothing is downloaded.
 
-What differs: a rate of 1e-2, ten times the paper's, for a tenth of its updates and fewer; 1e-3 is
-slow for columns of norm 1, and a short run at it takes a small d for too small.
+What differs: a rate of 3e-2, thirty times the paper's, for a hundredth of its updates; lower ones
+are slow for columns of norm 1, and a short run takes d for larger: at 1e-2 it is 175. On networks
+as small as this d is no small share of D.
 """
 
 from ml_collections import ConfigDict
@@ -38,16 +46,16 @@ def get_config(arg: str = "") -> ConfigDict:
     words = arguments(arg, (*BASELINES, "smoke"))
     config = defaults()
     config.model.family = "mlp"
-    config.model.fields.hidden = (64, 64)
+    config.model.fields.hidden = (32, 32)
     config.data.update({"task": "classification", "format": "digits", "train": "digits"})
     config.data.split = (0.7, 0.15, 0.15)
     authors(config)
-    config.train.update({"batch": 64, "epochs": 40, "log_every": 20})
-    config.optimizer.learning_rate = 1e-2
+    config.train.update({"batch": 64, "epochs": 30, "log_every": 20})
+    config.optimizer.learning_rate = 3e-2
     config.eval.update({"every": 20, "batch": 270})  # an epoch
     config.adapter = subspace(100)
     config.study = study(
-        grid=(25, 50, 100, 200), resolution=10, rates=(1e-2,), ranks=(1, 2, 4),
+        grid=(50, 100, 200), rates=(3e-2,), direct_rates=(3e-3,), ranks=(1, 2, 4),
         lora_rates=(1e-2,),
     )  # fmt: skip
     baseline(config, words, {"full": 1e-3, "bitfit": 1e-2})

@@ -110,7 +110,7 @@ def test_digits_are_there_without_files():
     inputs = np.concatenate([data.pipeline[step].inputs for step in range(5)])
     assert inputs.shape[1:] == (8, 8) and (inputs.min(), inputs.max()) == (0, 1)
     base = make_subject(config, None, example_inputs(config, found), 10).base
-    assert base["params"]["dense_0"]["kernel"].shape == (64, 64)
+    assert base["params"]["dense_0"]["kernel"].shape == (64, 32)
 
 
 def shuffled(**fields):
