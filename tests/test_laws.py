@@ -27,14 +27,31 @@ ADAPTERS = {
     "pissa": functools.partial(lorax.LoRA, rank=RANK, alpha=3.0, initializer="pissa"),
     "olora": functools.partial(lorax.LoRA, rank=RANK, alpha=3.0, initializer="olora"),
     "full": lorax.Full,
+    "sparse": functools.partial(lorax.Subspace, dim=8),
+    "dense": functools.partial(lorax.Subspace, dim=8, projection="dense"),
+    "fastfood": functools.partial(lorax.Subspace, dim=8, projection="fastfood"),
+    "said": functools.partial(
+        lorax.Subspace, dim=24, projection="fastfood", scope="per_tensor", layerwise=True
+    ),
 }
+FACTORED = ("lora", "rslora", "orthogonal", "pissa", "olora")
 
 # One program a kind of leaf. LoRA meets every program. PiSSA is evaluated another way, so law 3 has
 # it on every program too; what else it does depends on the leaf, as the draws of the other
-# initialisers do, and Full hands the program a plain array.
+# initialisers do, and Full hands the program a plain array. So does a subspace, whatever the leaf:
+# each of its projections has a program or two.
 LEAF_KINDS = ("dense_general", "embed_tied", "conv", "experts", "fused_qkv", "model_llama_scan")
-EVALUATED = [("lora", name) for name in EVERY] + [
-    (kind, name) for kind in ("pissa", "full") for name in LEAF_KINDS
+SUBSPACES = [
+    ("sparse", "experts"),
+    ("sparse", "conv"),
+    ("dense", "fused_qkv"),
+    ("fastfood", "embed_tied"),
+    ("said", "dense_general"),
+]
+EVALUATED = [
+    *(("lora", name) for name in EVERY),
+    *((kind, name) for kind in ("pissa", "full") for name in LEAF_KINDS),
+    *SUBSPACES,
 ]
 
 
@@ -84,7 +101,8 @@ def objective(apply: Any, base: Any, x: Any) -> Any:
 @pytest.mark.parametrize(
     ("kind", "name"),
     [("lora", name) for name in EVERY]
-    + [(kind, name) for kind in ADAPTERS if kind != "lora" for name in LEAF_KINDS],
+    + [(kind, name) for kind in (*FACTORED[1:], "full") for name in LEAF_KINDS]
+    + SUBSPACES,
 )
 def test_law_1_and_2_starts_at_base_and_keeps_the_spec(kind, name, dtype):
     program = row(name, dtype)
@@ -161,7 +179,8 @@ def test_law_4_7_and_10_state_rank_and_base_after_training(kind, name):
     for _ in range(3):
         delta, state = step(delta, state)
     assert bits(program.base) == before
-    if kind == "full":
+    if kind not in FACTORED:
+        assert learned == getattr(adapter, "dim", learned)
         return
     new = paths.flatten(jax.jit(adapter.merge)(program.base, delta))
     count = 0

@@ -1,6 +1,7 @@
 """What is P θ for a matrix P of normal numbers? The plain product, in d · size time and memory."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +26,7 @@ class Dense:
         return jnp.dot(theta.astype(dtype), columns, precision=lax.Precision.HIGHEST)
 
 
+@functools.partial(jax.jit, static_argnums=(1, 2))
 def draw_dense(key: jax.Array, dim: int, size: int) -> Dense:
     """Normal numbers, every column scaled to norm 1.
 

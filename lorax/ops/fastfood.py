@@ -78,6 +78,7 @@ def table_size(dim: int) -> int:
     return 1 << (dim - 1).bit_length()
 
 
+@functools.partial(jax.jit, static_argnums=(1, 2))
 def draw_fastfood(key: jax.Array, dim: int, size: int) -> Fastfood:
     """One transform of length 2^⌈log2 max(size, dim)⌉.
 
@@ -103,6 +104,7 @@ def draw_fastfood(key: jax.Array, dim: int, size: int) -> Fastfood:
     )
 
 
+@functools.partial(jax.jit, static_argnums=1)
 def draw_signs(key: jax.Array, dim: int) -> jax.Array:
     """(table,) ±1; entry j depends on `key` and j alone."""
     keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(table_size(dim)))

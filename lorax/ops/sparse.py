@@ -7,6 +7,7 @@ norm of a column is 1 by construction. An entry is not zero as often as if each 
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Sequence
 
@@ -48,7 +49,11 @@ def draw_sparse(key: jax.Array, dim: int, runs: Sequence[int]) -> Sparse:
         density of 1/√D, one a leaf for one of 1/√n. All rows count alike: a run of n rows has n/D
         of a column's squared norm.
     """
-    total = sum(runs)
+    return _drawn(key, dim, tuple(runs))
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2))
+def _drawn(key: jax.Array, dim: int, runs: tuple[int, ...]) -> Sparse:
     low, high, size = _strata(runs)
     keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(dim))
 
@@ -61,7 +66,7 @@ def draw_sparse(key: jax.Array, dim: int, runs: Sequence[int]) -> Sparse:
     columns = jnp.broadcast_to(jnp.arange(dim, dtype=jnp.int32)[:, None], rows.shape)
     order = jnp.argsort(rows.ravel())
     rows, columns, values = (x.ravel()[order] for x in (rows, columns, values))
-    return Sparse(rows, columns, values, (total, dim))
+    return Sparse(rows, columns, values, (sum(runs), dim))
 
 
 def _strata(runs: Sequence[int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
