@@ -20,7 +20,8 @@ Formats, and what `path` is for each:
 
 Files are paths or globs, or names below LORAX_DATA, compressed or not. For mnist and digits
 `labels` are "0" to "9", for npz the numbers that there are; for toy, `name` "images" asks for
-images instead of text, and the name of a GLUE task for as many classes and sentences as that has.
+images instead of text, with a class or a value, and the name of a GLUE task for as many classes and
+sentences as that has.
 """
 
 import dataclasses
@@ -182,6 +183,8 @@ def _read_python(wanted: _Request) -> _Found:
 def _read_toy(wanted: _Request) -> _Found:
     form = glue.TASKS.get(wanted.name)
     kind, labels = wanted.task, wanted.labels or (form.labels if form else ())
+    if kind == "regression" and wanted.name == IMAGES:
+        kind = "sums"
     if kind == "classification":
         kind = IMAGES if wanted.name == IMAGES else kind
         labels = labels or (DIGITS if kind == IMAGES else DIGITS[:2])

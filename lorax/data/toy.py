@@ -19,6 +19,9 @@ TRAIN, HELD_OUT = 256, 64
 SIZE = 28
 """Pixels of an image's sides, as in MNIST."""
 
+SUMS = (10, 100)
+"""Groups of "sums", and the numbers of each: an image has a row a group."""
+
 _NAMES = ("Anna", "Ben", "Cleo", "Dan", "Eva", "Finn", "Gina", "Hugo")
 _THINGS = ("ball", "book", "cake", "drum", "kite", "lamp", "map", "ring")
 _COLOURS = ("red", "blue", "green", "white")
@@ -41,8 +44,10 @@ def toy(
     Args:
       kind: "language" (regular sentences), "completion" (a meaning and its text, as in E2E, with
         several texts a meaning), "classification" (the thing in a sentence is its class),
-        "regression" (how many of five words are colours) or "images" ((28, 28) uint8, a spot
-        whose place is its class).
+        "regression" (how many of five words are colours), "images" ((28, 28) uint8, a spot
+        whose place is its class) or "sums" ((10, 100) uint8, white in row k alone, and k: what a
+        linear model is told of its weights is that those of group k sum to k, so that ten numbers
+        settle it all; 2,000 of them in "train", the ten again and again).
       split: any name; "train" is larger than others.
       seed: of all draws.
       classes: of classification, and of images (at most 16).
@@ -54,7 +59,7 @@ def toy(
     check_choice("the kind of toy data", kind, tuple(_MAKERS))
     rng = np.random.default_rng((seed, zlib.crc32(f"{kind} {split}".encode())))
     found: list[Record] = []
-    while len(found) < (TRAIN if split == "train" else HELD_OUT):
+    while len(found) < (_MOST.get(kind, TRAIN) if split == "train" else HELD_OUT):
         found += _MAKERS[kind](rng, classes)
     if kind in ("classification", "regression"):
         found = [{**r, "text": _sentence(rng), "pair": r["text"]} if pair else r for r in found]
@@ -106,10 +111,24 @@ def _images(rng: np.random.Generator, classes: int) -> Iterable[Record]:
     return [{"image": (255 * np.clip(spot + noise, 0, 1)).astype(np.uint8), "label": label}]
 
 
+def _sums(rng: np.random.Generator, classes: int) -> Iterable[Record]:
+    """The toy problem of Li et al. 2018, arXiv:1804.08838, as ten images and what to say of them.
+
+    Nothing is drawn: the problem is one. White is 1 to the model.
+    """
+    groups, size = SUMS
+    white = 255 * np.eye(groups, dtype=np.uint8)[:, :, None].repeat(size, axis=2)
+    return [{"image": image, "label": float(k)} for k, image in enumerate(white, 1)]
+
+
+_MOST = {"sums": 2000}
+"""Examples of "train" where they are more, for an epoch of many updates."""
+
 _MAKERS: dict[str, Callable[[np.random.Generator, int], Iterable[Record]]] = {
     "language": _language,
     "completion": _completion,
     "classification": _classification,
     "regression": _regression,
     "images": _images,
+    "sums": _sums,
 }

@@ -122,6 +122,8 @@ def test_toys_of_other_tasks():
     assert read("toy", "train", task="classification").labels == ("0", "1")
     images = read("toy", "train", task="classification", name="images")
     assert images.labels == tuple("0123456789") and images.rows[0]["image"].shape == (28, 28)
+    (first, *_) = read("toy", "test", task="regression", name="images").rows
+    assert first["image"].shape == (10, 100) and first["label"] == 1.0
     one, other = (read("toy", "train", task="language", seed=s).rows for s in (0, 1))
     assert one != other
 

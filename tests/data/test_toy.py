@@ -66,6 +66,18 @@ def test_images_are_told_apart_by_their_mean():
     assert np.mean(right) > 0.95
 
 
+def test_sums_are_ten_images_and_their_numbers_again_and_again():
+    train, held_out = toy("sums"), toy("sums", "validation")
+    assert (len(train), len(held_out)) == (2000, 70)
+    for record in (*train, *held_out):
+        k = int(record["label"])
+        white = record["image"] == 255
+        assert record["image"].shape == (10, 100) and record["label"] == float(k)
+        assert white[k - 1].all() and white.sum() == 100 and record["image"].sum() == 25_500
+    assert [record["label"] for record in train[:11]] == [*range(1, 11), 1]
+    assert len({record["where"] for record in train}) == 2000
+
+
 def test_an_unknown_kind():
     with pytest.raises(LoraxError, match="the kind of toy data is 'audio': expected one of 'lang"):
         toy("audio")
