@@ -8,8 +8,8 @@ report.md, report.html (one file that needs no other) and plots/*.png.
     python -m experiments.report --workdir=runs/ranks
 
 A --workdir may also be a folder that holds runs, or a glob in quotes. A report of one --workdir
-goes into it, unless --out says otherwise. That of a sweep is written again from its rows; its units
-are runs, DIR/units/NAME.
+goes into it, unless --out says otherwise. That of a sweep, or of a study of intrinsic dimension, is
+written again from its rows; the units of a sweep are runs, DIR/units/NAME.
 """
 
 import argparse
@@ -28,11 +28,15 @@ def verb(flags: argparse.Namespace) -> None:
         if more or (glob.has_magic(place) and not os.path.isdir(place)):
             raise _cli.UsageError("several runs: say where the report goes, --out=DIR")
         out = place if os.path.isdir(place) else os.path.dirname(place) or "."
+    from experiments._intrinsic import report as studies
     from experiments._report.write import write_report
     from experiments._sweep import report as sweeps
 
-    if len(flags.workdir) == 1 and sweeps.is_sweep(flags.workdir[0]):
-        file = sweeps.write_report(pathlib.Path(flags.workdir[0]), pathlib.Path(out))
+    alone = flags.workdir[0] if len(flags.workdir) == 1 else ""
+    for kind, has_rows in ((sweeps, sweeps.is_sweep), (studies, studies.is_study)):
+        if alone and has_rows(alone):
+            file = kind.write_report(pathlib.Path(alone), pathlib.Path(out))
+            break
     else:
         file = write_report(flags.workdir, out)
     print(f"{file}\n{file.with_suffix('.html')}")

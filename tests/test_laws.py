@@ -120,7 +120,12 @@ def test_law_1_and_2_starts_at_base_and_keeps_the_spec(kind, name, dtype):
 
 @pytest.mark.parametrize(
     ("kind", "name"),
-    EVALUATED + [("pissa", name) for name in EVERY if name not in LEAF_KINDS],
+    EVALUATED
+    + [
+        pytest.param("pissa", name, marks=pytest.mark.runs)
+        for name in EVERY
+        if name not in LEAF_KINDS
+    ],
 )
 def test_law_3_and_9_factored_equals_merged_without_fallback(kind, name):
     program = row(name)

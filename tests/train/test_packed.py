@@ -124,6 +124,7 @@ def test_units_in_turn_are_units_side_by_side(width):
         close(one.delta, other.delta, 1e-4)
 
 
+@pytest.mark.runs
 def test_scaling_decay_loraplus_dropout_and_first_draw_may_differ_too():
     lora = functools.partial(lorax.LoRA, where=(".*kernel",))
     units = [
