@@ -1,6 +1,7 @@
 """Runs the notebooks of this folder for real, and writes them with what they showed.
 
     python -m notebooks.execute                # every script here; NAME.ipynb is written beside it
+    python -m notebooks.execute rank_sweep     # this one alone
     python -m notebooks.execute --out=DIR      # ... is written there; what is here stays as it is
 
 A notebook is a script in the percent format of jupytext; NAME.ipynb is made from it, and is never
@@ -59,8 +60,14 @@ def main(argv: list[str] | None = None) -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.add_argument("names", nargs="*", metavar="NAME")
     parser.add_argument("--out", type=pathlib.Path, default=HERE, metavar="DIR")
-    out = parser.parse_args(argv).out
+    arguments = parser.parse_args(argv)
+    out, known = arguments.out, {script.stem: script for script in scripts()}
+    for name in arguments.names:
+        if name not in known:
+            print(f"error: no notebook '{name}': expected {', '.join(known)}", file=sys.stderr)
+            return 1
     try:
         import jupytext
         import nbclient
@@ -69,7 +76,7 @@ def main(argv: list[str] | None = None) -> int:
             f"error: {error.name} is not installed: pip install -e '.[notebooks]'", file=sys.stderr
         )
         return 1
-    for script in scripts():
+    for script in [known[name] for name in arguments.names or known]:
         made = notebook(script)
         try:
             execute(made)
