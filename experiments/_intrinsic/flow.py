@@ -10,7 +10,7 @@ from experiments import _workdir
 from experiments._cli import Call, Ended
 from experiments._intrinsic import pack, search
 from experiments._intrinsic.rows import ROWS, SUBSPACE, Row, read, write
-from experiments._intrinsic.task import Task, chosen, open_task, total_of
+from experiments._intrinsic.task import Task, check, chosen, open_task, total_of
 from experiments._report.page import require
 from experiments._train.setting import Setting, make_setting
 from experiments.figures import curves
@@ -50,7 +50,9 @@ def tell(call: Call, asked: Asked) -> None:
     curves.require()
     require()
     setting = make_setting(call.config)
-    study, total = call.config.study.to_dict(), total_of(setting)
+    study = call.config.study.to_dict()
+    check(setting, study["metric"])
+    total = total_of(setting)
     points = _checked(setting, study, total)
     if asked.dry_run:
         return _preview(call, setting, study, total, points)
@@ -111,7 +113,7 @@ def _checked(setting: Setting, study: Mapping[str, Any], total: int) -> list[sea
     """The first units, every d of which the adapter can have.
 
     Raises:
-      LoraxError: a d that is too large or too small, a study that cannot be.
+      LoraxError: a d that is too large or too small, or a study that cannot be.
     """
     points = search.next_points([], study, total, _least(setting))
     fields, leaves = setting.config.adapter.to_dict(), chosen(setting)
@@ -125,11 +127,7 @@ def _checked(setting: Setting, study: Mapping[str, Any], total: int) -> list[sea
 
 def _least(setting: Setting) -> int:
     """The smallest d that the adapter can have."""
-    if not isinstance(setting.adapter, lorax.Subspace):
-        raise LoraxError(
-            f"config.adapter is {type(setting.adapter).__name__}: expected Subspace, whose "
-            "projection, scope and leaves are those of the study; leave out words such as full"
-        )
+    assert isinstance(setting.adapter, lorax.Subspace)  # as `check` says
     return setting.adapter.least(chosen(setting))
 
 

@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 import lorax
 from experiments._train import method, run
 from experiments._train.data import reordered
-from experiments._train.scoring import Held, Measure, make_measure
+from experiments._train.scoring import Held, Measure, make_measure, numbers_of
 from experiments._train.setting import Setting
 from lorax.core import paths
 from lorax.core.errors import LoraxError
@@ -39,6 +39,8 @@ class Task:
       measure: numbers of a held-out set, of (held, params, None).
       workdir: of the study; a base that is trained lies in it.
       stop: asked between batches of evaluations.
+      bases: θ0 by seed, of those that were asked for.
+      compiled: programs by adapter, for units that come later.
     """
 
     setting: Setting
@@ -48,6 +50,8 @@ class Task:
     measure: Measure
     workdir: pathlib.Path
     stop: Stop
+    bases: dict[int, Any] = dataclasses.field(default_factory=dict)
+    compiled: dict[Any, Any] = dataclasses.field(default_factory=dict)
 
     @property
     def config(self) -> ConfigDict:
@@ -67,10 +71,12 @@ class Task:
         """θ0 of a seed; a base that is read or trained is the same for all."""
         if seed == self.config.seed.base or self.setting.subject.loaded or self.setting.pretrains:
             return self.setting.subject.base
-        config = ConfigDict(self.config.to_dict())
-        config.seed.base = seed
-        fresh = dataclasses.replace(self.setting, config=config)
-        return run.with_base(fresh, self.workdir, self.stop).subject.base
+        if seed not in self.bases:
+            config = ConfigDict(self.config.to_dict())
+            config.seed.base = seed
+            fresh = dataclasses.replace(self.setting, config=config)
+            self.bases[seed] = run.with_base(fresh, self.workdir, self.stop).subject.base
+        return self.bases[seed]
 
     def order(self, seed: int, epoch: int) -> np.ndarray:
         """(steps, B) int32, the rows of `data` in each batch, as `experiments.train` has them."""
@@ -90,6 +96,35 @@ class Task:
         return found
 
 
+def check(setting: Setting, metric: str) -> None:
+    """Finds what cannot be studied, before anything is drawn or written.
+
+    Raises:
+      LoraxError: another adapter than a Subspace, examples that share rows, no whole epoch, or a
+        metric that nothing reports.
+    """
+    config, data = setting.config, setting.data
+    if not isinstance(setting.adapter, lorax.Subspace):
+        raise LoraxError(
+            f"config.adapter is {type(setting.adapter).__name__}: expected Subspace, whose "
+            "projection, scope and leaves are those of the study; leave out words such as full"
+        )
+    if config.data.packing != "none":
+        raise LoraxError(
+            f"config.data.packing is '{config.data.packing}': expected none, as a study holds all "
+            "examples at once, one a row"
+        )
+    if not config.train.epochs:
+        raise LoraxError("config.train.epochs is 0: expected 1 or more; units train whole epochs")
+    held = [*data.held.values(), Held(TRAIN, data.pipeline.examples, [], [])]
+    names = [name for one in held for name in numbers_of(config.data.task, setting.metrics, one)]
+    if metric not in names:
+        near = (paths.nearest(metric, names, 1) or ("validation/loss",))[0]
+        raise LoraxError(
+            f"config.study.metric is '{metric}', which nothing reports: did you mean '{near}'?"
+        )
+
+
 def open_task(setting: Setting, workdir: pathlib.Path, stop: Stop) -> Task:
     """The base drawn or trained, the data on the device.
 
@@ -97,16 +132,8 @@ def open_task(setting: Setting, workdir: pathlib.Path, stop: Stop) -> Task:
       setting: of `make_setting`.
       workdir: of the study.
       stop: asked between pieces of work.
-
-    Raises:
-      LoraxError: examples that share rows.
     """
     config = setting.config
-    if config.data.packing != "none":
-        raise LoraxError(
-            f"config.data.packing is '{config.data.packing}': expected none, as a study holds all "
-            "examples at once, one a row"
-        )
     setting = run.with_base(setting, workdir, stop)
     pipeline = setting.data.pipeline
     on_device = functools.partial(jax.tree.map, jnp.asarray)
