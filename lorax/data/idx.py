@@ -87,4 +87,4 @@ def _first(*names: str) -> pathlib.Path:
                 continue
             if file.is_file():
                 return file
-    return source.find(names[-1])  # raises, and says where it looked
+    return source.find(names[:2][-1])  # raises, and says where it looked for the usual name

@@ -97,7 +97,7 @@ def test_wrong_sets(tmp_path):
     write(tmp_path, labels=(2,))
     with pytest.raises(LoraxError, match="has 3 images and .* 1 labels"):
         read_images(str(tmp_path / "train"), 10, BadRows())
-    with pytest.raises(LoraxError, match="'.*test-images.idx3-ubyte' is not in"):
+    with pytest.raises(LoraxError, match="'.*test-images-idx3-ubyte' is not in"):
         read_images(str(tmp_path / "test"), 10, BadRows())
     with pytest.raises(LoraxError, match="is no file of images: expected a name with images-idx3"):
         read_images(str(tmp_path / "train-labels-idx1-ubyte.gz"), 10, BadRows())
