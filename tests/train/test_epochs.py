@@ -18,9 +18,9 @@ from lorax.train.losses import classification_loss
 from lorax.train.stacks import stack, take
 from lorax.train.step import State, init_state, make_step
 
-MODEL, ADAPTER = MLP((8, 3)), lorax.LoRA(rank=2)
+MODEL, ADAPTER = MLP((3,)), lorax.LoRA(rank=2)
 EXAMPLES, BATCH, STEPS = 14, 4, 5
-RATES = (1e-3, 1e-2, 3e-2, 1e-1)
+RATES = (1e-2, 1e-1, 1e-2, 1e-1)
 LOSS = classification_loss(MODEL.apply, ADAPTER)
 
 
@@ -59,20 +59,29 @@ def batches():
 
 
 @functools.cache
-def alone(unit, rate):
+def step_of(rate):
+    return make_step(LOSS, *tx_of({"rate": rate}))
+
+
+@functools.cache
+def alone(unit):
     """Losses of every step of `make_step`, and the state in the end."""
-    step, state, losses = make_step(LOSS, *tx_of({"rate": rate})), first(unit), []
+    state, losses = first(unit), []
     for batch in batches():
-        state, metrics = step(state, base(), batch)
+        state, metrics = step_of(RATES[unit])(state, base(), batch)
         losses.append(metrics["loss"])
     return np.array(losses), state
 
 
-def trained(rates, order=ORDER, states=None, epoch=None, **options):
+@functools.cache
+def epoch_of(width):
+    return make_epoch(LOSS, tx_of, width=width)
+
+
+def trained(rates, order=ORDER, states=None, width=0):
     """(states, losses, finite) of units with these rates, after an epoch."""
     states = stack(states or [first(unit) for unit in range(len(rates))])
-    epoch = epoch or make_epoch(LOSS, tx_of, **options)
-    return epoch(states, {"rate": jnp.array(rates)}, base(), data(), jnp.asarray(order))
+    return epoch_of(width)(states, {"rate": jnp.array(rates)}, base(), data(), jnp.asarray(order))
 
 
 def same(state, wanted, tolerance=1e-6):
@@ -85,22 +94,21 @@ def same(state, wanted, tolerance=1e-6):
 def test_units_side_by_side_and_in_turn_are_each_alone(width):
     states, losses, finite = trained(RATES, width=width)
     assert losses.shape == finite.shape == (4,) and np.all(finite)
-    for unit, rate in enumerate(RATES):
-        steps, state = alone(unit, rate)
+    for unit in range(4):
+        steps, state = alone(unit)
         np.testing.assert_allclose(losses[unit], steps.mean(), rtol=1e-6)
         same(take(states, unit), state)
 
 
-def test_one_unit_and_two_epochs_of_one_program():
-    epoch = make_epoch(LOSS, tx_of)
-    halves = [ORDER[:3], np.concatenate([ORDER[3:], ORDER[:1]])]
-    states, one, _ = trained(RATES[3:], halves[0], [first(3)], epoch)
-    numbers = {"rate": jnp.array(RATES[3:])}
-    states, two, _ = epoch(states, numbers, base(), data(), jnp.asarray(halves[1]))
-    steps, _ = alone(3, RATES[3])
-    np.testing.assert_allclose(one[0], steps[:3].mean(), rtol=1e-6)
-    assert int(states.step[0]) == 6 and np.isfinite(two[0])
-    assert epoch._cache_size() == 1
+def test_epochs_of_one_unit_go_on_where_the_last_one_ended():
+    epoch, numbers = make_epoch(LOSS, tx_of), {"rate": jnp.array(RATES[3:])}
+    states, losses = stack([first(3)]), []
+    for order in (ORDER[:2], ORDER[2:4], ORDER[3:]):
+        states, loss, _ = epoch(states, numbers, base(), data(), jnp.asarray(order))
+        losses.append(loss[0])
+    steps, _ = alone(3)
+    np.testing.assert_allclose(losses[:2], [steps[:2].mean(), steps[2:4].mean()], rtol=1e-6)
+    assert int(states.step[0]) == 6 and epoch._cache_size() == 1
 
 
 def test_what_completes_a_delta_and_parts_of_a_batch():
@@ -110,7 +118,7 @@ def test_what_completes_a_delta_and_parts_of_a_batch():
     states = stack([first(0), first(1)])
     numbers = {"rate": jnp.array(RATES[:2]), "scale": scale}
     states, losses, _ = epoch(states, numbers, base(), data(), jnp.asarray(ORDER))
-    whole, state = alone(0, RATES[0])
+    whole, state = alone(0)
     np.testing.assert_allclose(losses[0], whole.mean(), rtol=1e-6)
     same(take(states, 0), state)
     half = lambda delta, *rest: LOSS(jax.tree.map(lambda x: x * 0.5, delta), *rest)
@@ -133,7 +141,7 @@ def test_a_unit_that_is_not_finite_stands_still_and_its_neighbours_go_on(width):
     assert finite.tolist() == [True, False, False, True]
     assert states.step.tolist() == [STEPS, 0, 1, STEPS]
     for unit in (0, 3):
-        steps, state = alone(unit, RATES[unit])
+        steps, state = alone(unit)
         np.testing.assert_allclose(losses[unit], steps.mean(), rtol=1e-6)
         same(take(states, unit), state)
     assert all(np.isnan(leaf[1]).all() for leaf in jax.tree.leaves(states.delta))
@@ -143,13 +151,13 @@ def test_a_unit_that_is_not_finite_stands_still_and_its_neighbours_go_on(width):
 def test_rows_that_fill_up_a_batch_count_nothing():
     order = np.full_like(ORDER, EXAMPLES)  # the row that does not count
     order[:, :3] = ORDER[:, :3]
-    full, losses, _ = trained(RATES[3:], order, [first(3)])
-    fewer, wanted, _ = trained(RATES[3:], ORDER[:, :3], [first(3)])
+    full, losses, _ = trained(RATES, order)
+    fewer, wanted, _ = trained(RATES, ORDER[:, :3])
     np.testing.assert_allclose(losses, wanted, rtol=1e-6)
-    same(take(full, 0), take(fewer, 0))
-    order[-1] = EXAMPLES  # and a batch of them is no update
-    _, losses, finite = trained(RATES[3:], order, [first(3)])
-    assert np.all(finite) and losses[0] < wanted[0]
+    same(take(full, 3), take(fewer, 3))
+    order[-1] = EXAMPLES  # a batch of them is a loss of zero
+    _, losses, finite = trained(RATES, order)
+    assert np.all(finite) and np.all(losses < wanted)
 
 
 def test_a_width_that_does_not_divide_the_units_is_refused():
