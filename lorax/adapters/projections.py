@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from lorax.core import paths
 from lorax.ops.dense import draw_dense
@@ -40,13 +41,10 @@ class Projection:
         """
         if self.whole is None:
             return {p: self.parts[p].project(theta).reshape(shapes[p]) for p in shapes}
-        column = self.whole.project(theta)
-        found, start = {}, 0
-        for path, shape in shapes.items():
-            size = math.prod(shape)
-            found[path] = column[start : start + size].reshape(shape)
-            start += size
-        return found
+        # the cotangents of a split are joined; those of slices would be padded, each, and added
+        sizes = [math.prod(shape) for shape in shapes.values()]
+        parts = lax.split(self.whole.project(theta), sizes)
+        return {p: x.reshape(shapes[p]) for p, x in zip(shapes, parts, strict=True)}
 
 
 def draw(

@@ -123,20 +123,26 @@ def _inverse(permutation: Permutation, table: int, length: int) -> jax.Array:
 
 @jax.custom_vjp
 def _pick(table: jax.Array, picked: jax.Array, places: jax.Array) -> jax.Array:
-    return table[picked]
+    return table.at[picked].get(mode="promise_in_bounds", wrap_negative_indices=False)
 
 
 def _pick_forward(
     table: jax.Array, picked: jax.Array, places: jax.Array
-) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    return table[picked], (table, places)
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array, jax.Array]]:
+    return _pick(table, picked, places), (table, picked, places)
 
 
 def _pick_backward(
-    kept: tuple[jax.Array, jax.Array], cotangent: jax.Array
+    kept: tuple[jax.Array, jax.Array, jax.Array], cotangent: jax.Array
 ) -> tuple[jax.Array, None, None]:
-    table, places = kept
-    return cotangent[places].reshape(table.shape[0], -1).sum(axis=1), None, None
+    table, picked, places = kept
+    size = table.shape[0]
+    if jax.default_backend() == "cpu":
+        # the table stays in the cache: adding to it in order of the places is 2.5 times as fast as
+        # a gather from all over the cotangent, which other devices do in parallel
+        mode = "promise_in_bounds"
+        return jax.ops.segment_sum(cotangent, picked, num_segments=size, mode=mode), None, None
+    return cotangent[places].reshape(size, -1).sum(axis=1), None, None
 
 
 _pick.defvjp(_pick_forward, _pick_backward)

@@ -83,14 +83,21 @@ def _strata(runs: Sequence[int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return joined[0].astype(np.int32), joined[1].astype(np.int32), joined[2]
 
 
+_MODE = "promise_in_bounds"  # a check of each index is a tenth of the time on CPUs
+
 Entries = tuple[jax.Array, jax.Array, jax.Array]
 
 
 def _sum(shape: tuple[int, int], entries: Entries, theta: jax.Array) -> jax.Array:
     rows, columns, values = entries
     return jax.ops.segment_sum(
-        theta[columns] * values, rows, num_segments=shape[0], indices_are_sorted=True
-    )
+        _taken(theta, columns) * values, rows, num_segments=shape[0], indices_are_sorted=True,
+        mode=_MODE,
+    )  # fmt: skip
+
+
+def _taken(x: jax.Array, index: jax.Array) -> jax.Array:
+    return x.at[index].get(mode=_MODE, wrap_negative_indices=False)
 
 
 _project = jax.custom_vjp(_sum, nondiff_argnums=(0,))
@@ -106,7 +113,8 @@ def _project_backward(
     shape: tuple[int, int], entries: Entries, cotangent: jax.Array
 ) -> tuple[None, jax.Array]:
     rows, columns, values = entries
-    return None, jax.ops.segment_sum(cotangent[rows] * values, columns, num_segments=shape[1])
+    entries_of_columns = _taken(cotangent, rows) * values
+    return None, jax.ops.segment_sum(entries_of_columns, columns, num_segments=shape[1], mode=_MODE)
 
 
 _project.defvjp(_project_forward, _project_backward)

@@ -88,3 +88,12 @@ def test_projections_of_many_seeds_go_through_vmap():
         alone = jax.value_and_grad(value, argnums=1)(fast, theta)
         for x, y in zip(many, alone, strict=True):
             np.testing.assert_allclose(x[i], y, atol=1e-4)
+
+
+def test_devices_differ_in_the_order_of_sums_alone(monkeypatch):
+    fast = draw_fastfood(KEY, 5, 100)
+    g = jax.random.normal(KEY, (100,))
+    (here,) = jax.vjp(fast.project, jnp.zeros(5))[1](g)
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    (there,) = jax.vjp(fast.project, jnp.zeros(5))[1](g)
+    np.testing.assert_allclose(there, here, atol=1e-6)
