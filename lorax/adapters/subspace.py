@@ -50,7 +50,7 @@ class Subspace(Adapter):
       seed: of P, apart from every other seed.
       density: of "sparse": "global", 1/√D (Li et al.'s text), or "leaf", 1/√n for a leaf of n
         numbers (their code).
-      block: of "fastfood": 0 for one transform over all, drawn once by `prepare` (4 to 6 bytes for
+      block: of "fastfood": 0 for one transform over all, drawn once by `prepare` (12 bytes for
         each of up to 2 D rows); or a power of two, for transforms of that length one after the
         other (Le et al., 2013), drawn in every step where they are used, so that a step needs
         little memory beside the leaves.

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from lorax.core.adapter import Adapter, Base, Delta, check_adapter, unprepared
-from lorax.core.leaf import Implicit, LowRank, RANK, Shift, implicit
+from lorax.core.leaf import RANK, Implicit, LowRank, Shift, implicit
 from lorax.core.paths import flatten
 
 
