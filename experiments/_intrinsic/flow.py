@@ -1,5 +1,6 @@
 """What happens in a study? Units are trained that the search asks for, until it asks no more."""
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -9,7 +10,8 @@ import lorax
 from experiments import _workdir
 from experiments._cli import Call, Ended
 from experiments._intrinsic import pack, search
-from experiments._intrinsic.rows import ROWS, SUBSPACE, Row, read, write
+from experiments._intrinsic.report import how_it_ended, write_report
+from experiments._intrinsic.rows import ROWS, STUDY, SUBSPACE, Row, read, write
 from experiments._intrinsic.task import Task, check, chosen, open_task, total_of
 from experiments._report.page import require
 from experiments._train.setting import Setting, make_setting
@@ -46,7 +48,9 @@ def tell(call: Call, asked: Asked) -> None:
     if call.config.get("plan_only") and not asked.dry_run:
         raise LoraxError(f"'{call.config_name}' is a plan, too large to be run: add --dry_run")
     if not asked.dry_run and _workdir.finished(call):
-        return _workdir.show(call.workdir)
+        _workdir.show(call.workdir)
+        rows = read(call.workdir / ROWS)
+        return _refuse_unreached(how_it_ended(call.workdir, rows, call.config.study.to_dict()))
     curves.require()
     require()
     setting = make_setting(call.config)
@@ -76,6 +80,8 @@ def _run(task: Task, study: Mapping[str, Any], asked: Asked, stop: Stop) -> sear
     if rows:
         print(f"{len(rows)} units were trained before.")
     least = _least(task.setting)
+    about = {"total": task.total, "least": least}
+    _workdir.write(task.workdir / STUDY, json.dumps(about, indent=1) + "\n")
     while points := search.next_points(rows, study, task.total, least):
         print(f"\n{search.verdict(rows, study, task.total, least).line}")
         side_by_side = asked.pack or (1 if jax.default_backend() == "cpu" else 8)
@@ -100,11 +106,14 @@ def _tell_units(rows: Sequence[Row]) -> None:
 
 
 def _finish(call: Call, verdict: search.Verdict) -> None:
-    from experiments._intrinsic.report import write_report
-
     write_report(call.workdir)
     _workdir.finish(call.workdir)
     print(f"\n{verdict.line}\nDone: {call.workdir / 'report.md'}, report.html, {ROWS}")
+    _refuse_unreached(verdict)
+
+
+def _refuse_unreached(verdict: search.Verdict) -> None:
+    """Raises LoraxError where the threshold is out of reach, so that a script knows of it."""
     if verdict.state == search.UNREACHED:
         raise LoraxError(verdict.line)
 

@@ -26,7 +26,7 @@ from lorax.train.stacks import take
 WIDEN = 1.5
 """d of units side by side differ by at most this factor: each pays for the largest."""
 
-IN_TURN = 4
+IN_TURN = 5
 """Units of a program that come one after the other: as many are lost where it is stopped."""
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from experiments._intrinsic import tables
 from experiments._intrinsic.estimate import DRAWS, Estimate, estimate
 from experiments._intrinsic.levels import Level, direct, subspaces
-from experiments._intrinsic.rows import ROWS, Row, read
+from experiments._intrinsic.rows import ROWS, STUDY, Row, read
 from experiments._intrinsic.search import FOUND, OPEN, Verdict, verdict
 from experiments._intrinsic.threshold import Threshold, thresholds
 from experiments._report import sections, words
@@ -51,6 +51,13 @@ def is_study(place: str | os.PathLike[str]) -> bool:
         return False
 
 
+def how_it_ended(workdir: pathlib.Path, rows: Sequence[Row], study: Mapping[str, Any]) -> Verdict:
+    """How the search of a study stands; study.json, where it is, tells the least d."""
+    file = workdir / STUDY
+    least = read_json(file)["least"] if file.is_file() else 1
+    return verdict(rows, study, rows[0].total, least)
+
+
 def write_report(workdir: pathlib.Path, out: pathlib.Path | None = None) -> pathlib.Path:
     """Writes report.md, report.html and plots/ from the files of a study; the path of report.md.
 
@@ -66,18 +73,18 @@ def write_report(workdir: pathlib.Path, out: pathlib.Path | None = None) -> path
     rows, config = read(workdir / ROWS), read_json(workdir / "config.json")
     if not rows:
         raise LoraxError(f"'{workdir / ROWS}' has no row: run the same command again")
-    title, blocks, drawn = _content(rows, config, read_json(workdir / "env.json"))
+    ended = how_it_ended(workdir, rows, config["study"])
+    title, blocks, drawn = _content(rows, config, read_json(workdir / "env.json"), ended)
     cure = "run the same command in another --workdir"
     return put_report(out or workdir, title, blocks, drawn, cure)
 
 
 def _content(
-    rows: Sequence[Row], config: Mapping[str, Any], env: Mapping[str, Any]
+    rows: Sequence[Row], config: Mapping[str, Any], env: Mapping[str, Any], ended: Verdict
 ) -> tuple[str, list[Block], dict[str, bytes]]:
     """(title, blocks, {name: PNG})."""
     study, total = config["study"], rows[0].total
     found, limits = estimate(rows, study), thresholds(rows, study)
-    ended = verdict(rows, study, total)
     title, about = _about(rows, config, ended)
     blocks: list[Block] = [Text(f"# {escape(title)}"), Text(about)]
     blocks += sections.items("Warnings", _warnings(rows, study, limits, ended))

@@ -10,7 +10,7 @@ from typing import Any
 from lorax.core.errors import LoraxError, check_choice
 from lorax.train.metrics import read_metrics
 
-ROWS = "rows.jsonl"
+ROWS, STUDY = "rows.jsonl", "study.json"
 
 METHODS = DIRECT, SUBSPACE, LORA = "direct", "subspace", "lora"
 

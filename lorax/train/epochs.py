@@ -69,7 +69,7 @@ def make_epoch(
         if units % width:
             raise LoraxError(f"width is {width} of {units} units: expected one of its divisors")
         parts = jax.tree.map(lambda x: x.reshape(-1, width, *x.shape[1:]), (states, numbers))
-        results = jax.lax.map(lambda part: group(*part, base, data, order), parts)
+        results = jax.lax.map(lambda part: group(part[0], part[1], base, data, order), parts)
         return jax.tree.map(lambda x: x.reshape(units, *x.shape[2:]), results)
 
     return jax.jit(epoch, donate_argnums=0)
