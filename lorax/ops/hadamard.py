@@ -18,9 +18,13 @@ from lorax.core.errors import LoraxError
 LARGEST = 2**29
 """The longest axis that is transformed."""
 
-FACTORS = {"cpu": 32, "gpu": 256, "tpu": 128}
-"""The small matrices of each kind of device: 32 is measured to be best on CPUs, 128 is the width of
-a TPU's multiplier, and a GPU is bound by its memory, so by the number of products."""
+FACTORS = {"gpu": 256, "tpu": 128}
+"""The small matrices off the CPU: 128 is the width of a TPU's multiplier, and a GPU is bound by its
+memory, so by the number of products."""
+
+CPU_FACTORS = {2**20: 16, LARGEST: 32}
+"""The small matrices on CPUs by the longest axis that they are for, as measured: while x is in the
+caches smaller products win, beyond them fewer."""
 
 
 def hadamard(x: jax.Array, *, factor: int | None = None) -> jax.Array:
@@ -33,7 +37,7 @@ def hadamard(x: jax.Array, *, factor: int | None = None) -> jax.Array:
 
     Args:
       x: (..., L), floating; L a power of two up to 2^29.
-      factor: size of the small matrices, a power of two; None for that of `FACTORS`.
+      factor: size of the small matrices, a power of two; None for what is fast on this device.
 
     Raises:
       LoraxError: a length or a factor that is no such power of two.
@@ -47,10 +51,15 @@ def hadamard(x: jax.Array, *, factor: int | None = None) -> jax.Array:
         raise LoraxError(
             f"the last axis has length {length}: expected a power of two up to 2^29; pad with zeros"
         )
-    factor = FACTORS.get(jax.default_backend(), 32) if factor is None else factor
+    factor = _best(length) if factor is None else factor
     if not _is_power(factor) or factor < 2:
         raise LoraxError(f"factor is {factor}: expected a power of two, 32 say")
     return _transform(factor, x)
+
+
+def _best(length: int) -> int:
+    on_cpu = next(factor for most, factor in CPU_FACTORS.items() if length <= most)
+    return FACTORS.get(jax.default_backend(), on_cpu)
 
 
 def matrix(size: int) -> np.ndarray:
