@@ -66,11 +66,18 @@ def compiled(task: Task, study: Mapping[str, Any], adapter: lorax.Adapter, width
         optimizer = functools.partial(_optimizer, task)
         loss, complete = _loss(task, study, adapter), complete_for(adapter)
         task.compiled[adapter, width] = (
-            make_epoch(loss, optimizer, complete, width=width),
+            make_epoch(loss, optimizer, complete, width=width, by_step=_convolves(task)),
             jax.jit(functools.partial(_merged, adapter)),
         )
     found: Compiled = task.compiled[adapter, width]
     return found
+
+
+def _convolves(task: Task) -> bool:
+    """Whether the model has convolutions that a CPU would take inside a loop."""
+    example = jnp.zeros(task.setting.example.shape, task.setting.example.dtype)
+    roles = lorax.roles(task.setting.fn, task.setting.subject.base, example)
+    return jax.default_backend() == "cpu" and any(r.kind == "conv" for r in roles.values())
 
 
 def make_program(task: Task, study: Mapping[str, Any], points: Sequence[Point]) -> Program:

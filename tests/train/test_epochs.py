@@ -74,14 +74,15 @@ def alone(unit):
 
 
 @functools.cache
-def epoch_of(width):
-    return make_epoch(LOSS, tx_of, width=width)
+def epoch_of(width, by_step):
+    return make_epoch(LOSS, tx_of, width=width, by_step=by_step)
 
 
-def trained(rates, order=ORDER, states=None, width=0):
+def trained(rates, order=ORDER, states=None, width=0, by_step=False):
     """(states, losses, finite) of units with these rates, after an epoch."""
     states = stack(states or [first(unit) for unit in range(len(rates))])
-    return epoch_of(width)(states, {"rate": jnp.array(rates)}, base(), data(), jnp.asarray(order))
+    numbers = {"rate": jnp.array(rates)}
+    return epoch_of(width, by_step)(states, numbers, base(), data(), jnp.asarray(order))
 
 
 def same(state, wanted, tolerance=1e-6):
@@ -90,9 +91,11 @@ def same(state, wanted, tolerance=1e-6):
         np.testing.assert_allclose(x, y, rtol=tolerance, atol=tolerance)
 
 
-@pytest.mark.parametrize("width", [0, 2, 1])
-def test_units_side_by_side_and_in_turn_are_each_alone(width):
-    states, losses, finite = trained(RATES, width=width)
+@pytest.mark.parametrize(
+    ("width", "by_step"), [(0, False), (2, False), (1, False), (2, True), (1, True)]
+)
+def test_units_side_by_side_and_in_turn_are_each_alone(width, by_step):
+    states, losses, finite = trained(RATES, width=width, by_step=by_step)
     assert losses.shape == finite.shape == (4,) and np.all(finite)
     for unit in range(4):
         steps, state = alone(unit)
