@@ -156,13 +156,13 @@ def corner(kind):
     return panel
 
 
-draw(2.8, *map(corner, found))
+draw(3.0, *map(corner, found))
 
 # %% [markdown]
 # **A corner of P.** Across: the first 64 of the $d$ numbers that learn. Downwards: the first 64 of the
 # $D$ numbers of the network. Blue is positive, red negative, white zero. Read off that *dense* and
 # *fastfood* look alike, though the one has 519,900 independent numbers and the other a few thousand; that
-# *sparse* moves a handful of weights with each number, every one of them further.
+# *sparse* moves few weights with each number, every one of them further.
 #
 # All columns have length 1 (fastfood's nearly), so one step in $\theta_d$ is as long in $\theta$,
 # whichever form is taken. They are nearly orthogonal, as random directions in $D$ dimensions are:
@@ -185,7 +185,7 @@ draw(2.8, *map(corner, found))
 
 # %%
 DIMS, RATES, SIZE = (25, 50, 100, 150, 250, 500, 1000), (1e-3, 3e-2), 64
-adapter = lorax.Subspace(dim=max(DIMS))
+adapter = lorax.Subspace(dim=max(DIMS), projection="fastfood")  # whose cost does not grow with d
 apply = lorax.adapt(model.apply, adapter)
 delta = apply.init(jax.random.key(0), base, x[:1])
 prepared = adapter.prepare(base, delta)  # P, drawn once
@@ -275,7 +275,8 @@ draw(3.2, lines("held-out accuracy", 0), lines("length of the way from the start
 # The left panel has three answers to one question, and two of them are wrong. Adam moves a number by about
 # its rate in a step, whatever the gradient is. All $D$ numbers together move the network by
 # $\mathrm{rate} \cdot \sqrt{D}$ a step; $d$ numbers behind unit columns by $\mathrm{rate} \cdot
-# \sqrt{d}$ only, which for $d$ = 150 is five times less. The right panel shows it: in a short run at
+# \sqrt{d}$ only, which for $d$ = 150 is five times less. The right panel shows it: at 0.03 all subspaces have gone
+# about as far; in a short run at
 # $10^{-3}$ the small subspaces have got nowhere yet. What is measured then is the length of the run,
 # and it is told as an intrinsic dimension several times too large. The same rate with six times as many
 # epochs is on its way, and not there.
