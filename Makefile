@@ -16,7 +16,7 @@ CODE := $(wildcard lorax experiments configs tests)
 PYTEST := -m pytest -n 2
 CPU := JAX_PLATFORMS=cpu OMP_NUM_THREADS=1
 TEST_ENV := $(CPU) XLA_FLAGS=--xla_backend_optimization_level=0
-LAWS := tests/core tests/adapters tests/test_laws.py
+LAWS := tests/core tests/ops tests/adapters tests/test_laws.py
 INTEROP := tests/interop
 
 .DEFAULT_GOAL := help
