@@ -86,7 +86,7 @@ def _bridge(rows: Sequence[Row], study: Mapping[str, Any], title: str) -> Drawn 
     _series(axes, {float(one.trained): one for one in ranks.values()}, "LoRA", 1)
     for rank, one in ranks.items():
         if one.stat:
-            axes.annotate(f"r = {rank}", (one.trained, one.stat.mean), (9, -4), ha="left",
+            axes.annotate(f"r = {rank}", (one.trained, one.stat.mean), (8, 6), ha="left",
                           textcoords="offset points", color=MUTED)  # fmt: skip
     _dress(axes, rows, study, [*levels, *(one.trained for one in ranks.values())])
     axes.set_xlabel("numbers that learn")
