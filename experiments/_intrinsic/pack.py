@@ -21,6 +21,7 @@ from experiments._intrinsic.rows import Row
 from experiments._intrinsic.search import Point
 from experiments._intrinsic.task import TRAIN, Task
 from lorax.core.errors import LoraxError
+from lorax.ops.fastfood import table_size
 from lorax.train.stacks import take
 
 WIDEN = 1.5
@@ -40,7 +41,9 @@ def packs(
 
     def key(point: Point) -> tuple[Any, ...]:
         seeds = seeds_of(task, study, point)
-        return point.method, point.projection, point.rank, seeds["base"], seeds["data"]
+        # Fastfood on short leaves is another one for every length of θ's table
+        table = table_size(point.dim or 1) if point.projection == "fastfood" else 0
+        return point.method, point.projection, table, point.rank, seeds["base"], seeds["data"]
 
     found: list[list[Point]] = []
     groups: dict[tuple[Any, ...], list[Point]] = {}
@@ -50,7 +53,7 @@ def packs(
         group = sorted(group, key=lambda point: point.dim or 0)
         while group:
             limit = (WIDEN if beside > 1 else 1) * (group[0].dim or 0)
-            one = [p for p in group if (p.dim or 0) <= limit][: max(beside, IN_TURN)]
+            one = [p for p in group if (p.dim or 0) <= limit][: beside if beside > 1 else IN_TURN]
             found.append(one)
             group = [point for point in group if point not in one]
     return found

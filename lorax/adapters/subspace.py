@@ -32,7 +32,8 @@ class Subspace(Adapter):
     The delta is `{"theta": (dim,)}`, zero at the start, and with `layerwise` also `{"scales":
     (m,)}`, one at the start. P is a function of `seed` and of the leaves' names and shapes; it is
     never stored: `prepare` draws it once for many steps, a plain base draws it in each. Column j of
-    P does not depend on `dim`, so a smaller subspace of one seed lies within a larger one.
+    P does not depend on `dim`, so a smaller subspace of one seed lies within a larger one (of
+    Fastfood on leaves that are shorter than θ: only up to the next power of two).
 
     Attributes:
       dim: d, the numbers that learn, the scales of `layerwise` included.

@@ -83,7 +83,8 @@ def draw_fastfood(key: jax.Array, dim: int, size: int) -> Fastfood:
     """One transform of length 2^⌈log2 max(size, dim)⌉.
 
     The columns have norms of about 1, 0.998 to 1.002 for 2·10^5 rows. Entry j of θ meets a column
-    that depends on `key`, `size` and j alone, so a P of fewer columns is the beginning of this one.
+    that depends on `key`, the length and j alone, so a P of fewer columns is the beginning of this
+    one; the length is that of `size` as long as `dim` is no larger.
 
     Source: Le, Sarlos and Smola, "Fastfood", 2013, arXiv:1408.3060; normalised as Li et al., 2018,
     arXiv:1804.08838, by √(L ΣG²) and √(size/L).

@@ -23,6 +23,7 @@ def test_every_peer_is_the_walsh_hadamard_matrix(length):
         np.testing.assert_allclose(peer(jnp.asarray(x)), wanted, atol=1e-4, err_msg=name)
 
 
+@pytest.mark.runs
 def test_transforms_are_compared_both_ways(tmp_path):
     found = transform.compared(256, 2, None, tmp_path)
     for direction in ("forward", "vjp"):
@@ -52,6 +53,7 @@ def test_a_python_without_torch_ends_the_benchmark_with_its_exit_code():
             transform.Torch(sys.executable)
 
 
+@pytest.mark.runs
 def test_steps_of_projections_are_compared_with_the_direct_step():
     kinds = {"sparse_leaf": steps.KINDS["sparse_leaf"]}
     found = steps.compared(TINY, 2, kinds, steps.SLOW)
@@ -60,6 +62,7 @@ def test_steps_of_projections_are_compared_with_the_direct_step():
     assert set(found["milliseconds_a_step"]) == {"direct", "sparse_leaf", "dense"}
 
 
+@pytest.mark.runs
 def test_packed_projections_learn_what_they_learn_alone():
     (found,) = steps.packed(TINY, 2, ["sparse"])
     assert found["largest_relative_difference_of_losses"] <= steps.GATE
