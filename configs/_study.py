@@ -78,7 +78,7 @@ def shorten(part: ConfigDict) -> None:
 
 _LEAST = {
     "resolution": 1, "repeats": 1, "most_repeats": 1, "also_repeats": 1, "direct_repeats": 1,
-    "share": 0, "l2": 0,
+    "l2": 0,
 }  # fmt: skip
 _CHOICES = {
     "projection": PROJECTIONS,
@@ -98,6 +98,8 @@ def check(part: ConfigDict) -> None:
     for name, least in _LEAST.items():
         if part[name] < least:
             raise _wrong(part, name, f"{least} or more")
+    if not 0 < part.share <= 1:
+        raise _wrong(part, "share", "above 0 and at most 1, 0.9 for 90 %")
     for name, choices in _CHOICES.items():
         check_choice(f"config.study.{name}", part[name], choices)
     for seed in part.vary:

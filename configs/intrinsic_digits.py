@@ -16,7 +16,7 @@ Expected, validation accuracy, mean of three (direct training 0.968, so the thre
 published counterpart:
 
     d       50     100    125    150    200      LoRA r (numbers)   1 (202)  2 (404)  4 (808)
-            0.657  0.825  0.848  0.905  0.927                       0.690    0.888    0.961
+            0.657  0.825  0.848  0.905  0.927                       0.690    0.886    0.961
 
     d_int90 = 150
 

@@ -8,7 +8,7 @@ import jax
 
 import lorax
 from experiments import _workdir
-from experiments._cli import Call, Ended
+from experiments._cli import Call, Ended, UsageError
 from experiments._intrinsic import pack, search
 from experiments._intrinsic.report import how_it_ended, write_report
 from experiments._intrinsic.rows import ROWS, STUDY, SUBSPACE, Row, read, write
@@ -45,12 +45,15 @@ def tell(call: Call, asked: Asked) -> None:
             f"'{call.config_name}' has no config.study: expected a page such as "
             "configs/intrinsic_digits.py; see configs/_study.py for the fields"
         )
+    _refuse_idle(call)
     if call.config.get("plan_only") and not asked.dry_run:
         raise LoraxError(f"'{call.config_name}' is a plan, too large to be run: add --dry_run")
     if not asked.dry_run and _workdir.finished(call):
         _workdir.show(call.workdir)
         rows = read(call.workdir / ROWS)
-        return _refuse_unreached(how_it_ended(call.workdir, rows, call.config.study.to_dict()))
+        ended = how_it_ended(call.workdir, rows, call.config.study.to_dict())
+        print(ended.line)
+        return _refuse_unreached(ended)
     curves.require()
     require()
     setting = make_setting(call.config)
@@ -73,6 +76,20 @@ def tell(call: Call, asked: Asked) -> None:
         ) from None
 
 
+_IDLE = {"optimizer.learning_rate": "rates", "adapter.projection": "projection"}
+"""Fields of one run that a study sets in every unit, and where they come from there."""
+
+
+def _refuse_idle(call: Call) -> None:
+    """Raises UsageError for an override of a field that a study does not read."""
+    for field, own in _IDLE.items():
+        if field in call.overrides:
+            raise UsageError(
+                f"--config.{field}={call.overrides[field]} has no effect in a study, which sets it "
+                f"in every unit: use --config.study.{own}"
+            )
+
+
 def _run(task: Task, study: Mapping[str, Any], asked: Asked, stop: Stop) -> search.Verdict:
     """Trains until nothing is left to train; every pack is on the disk when it is done."""
     file = task.workdir / ROWS
@@ -88,6 +105,7 @@ def _run(task: Task, study: Mapping[str, Any], asked: Asked, stop: Stop) -> sear
         one = pack.packs(task, study, points, side_by_side)[0]
         with stop.deferred():
             found = pack.train_pack(task, study, one, print, _width(len(one), side_by_side))
+        stop.where = "between two programs"
         rows = [*rows, *found]
         write(file, rows)
         _tell_units(found)

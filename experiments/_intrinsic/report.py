@@ -34,7 +34,8 @@ HOW = (
 )
 VALUES = (
     "Mean ± standard error over n repeats: the sample standard deviation over √n, with n − 1 in "
-    "the deviation. Repeats differ in the seed of {vary}. Numbers are of the {when} epoch{rates}. "
+    "the deviation. Repeats differ in the seed of {vary}, those of direct training in the seeds of "
+    "base and data. Numbers are of the {when} epoch{rates}. "
     "What is searched by the {metric} is flattered by it; the test part took no part in the search."
 )
 COST = "Minutes are those of the programs that trained the units, shared among them."

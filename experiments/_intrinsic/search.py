@@ -143,8 +143,12 @@ def _upward(
     rows: Sequence[Row], study: Mapping[str, Any], levels: Mapping[int, Level],
     threshold: Threshold, total: int,
 ) -> tuple[Verdict, list[Point]]:  # fmt: skip
-    """Twice the largest d, unless it is D, or training all D numbers does not pass either."""
+    """Twice the largest d, unless it is D or failed, or all D numbers trained do not pass."""
     largest, mode = max(levels), study["mode"]
+    if levels[largest].stat is None:
+        failed = next((row.failed for row in levels[largest].rows if row.failed), "no number")
+        line = f"every unit of d={largest} failed ({failed}): set other config.study.rates"
+        return Verdict(UNREACHED, None, None, line), []
     whole = direct(rows, study)
     trained = whole.stat.mean if whole and whole.stat else None
     hopeless = trained is not None and not better(trained, threshold.value, mode)

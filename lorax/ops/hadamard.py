@@ -22,7 +22,7 @@ FACTORS = {"gpu": 256, "tpu": 128}
 """The small matrices off the CPU: 128 is the width of a TPU's multiplier, and a GPU is bound by its
 memory, so by the number of products."""
 
-CPU_FACTORS = {2**20: 16, LARGEST: 32}
+CPU_FACTORS = {2**18: 16, LARGEST: 32}
 """The small matrices on CPUs by the longest axis that they are for, as measured: while x is in the
 caches smaller products win, beyond them fewer."""
 

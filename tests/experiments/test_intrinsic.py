@@ -79,7 +79,8 @@ def test_a_finished_study_is_shown_and_nothing_is_trained(study, monkeypatch):
     monkeypatch.setattr(pack, "train_pack", None)
     before = listing(workdir)
     again = run(workdir, *TINY)
-    assert again.code == 0 and "finished before" in again.out[-1]
+    assert again.code == 0 and "finished before" in again.out[-2]
+    assert "is the first d whose mean passes" in again.out[-1]
     assert any("## Intrinsic dimension" in line for line in again.out)
     other = run(workdir, *TINY, "--config.study.share=0.02")
     assert other.code == 1 and len(other.err) == 1 and "config.study.share" in other.err[0]
@@ -139,6 +140,8 @@ MISTAKES = [
     (["--config=configs/mnist_mlp.py:smoke"], "no config.study: expected a page such as"),
     (["--config=configs/intrinsic_digits.py:full,smoke"], "config.adapter is Full: expected Subs"),
     ([SMOKE, "--config.study.grid=(20,20000)"], f"d=20000 of the study: expected 1 to D={D}"),
+    ([SMOKE, "--config.optimizer.learning_rate=0.5"], "use --config.study.rates"),
+    ([SMOKE, "--config.study.share=90"], "config.study.share is 90.0: expected above 0"),
     ([SMOKE, f"--config.adapter.dim={D + 1}"], "dim is 12,731 but the chosen leaves have 12,730"),
     (
         [SMOKE, "--config.adapter.layerwise=True", "--config.study.grid=(2,20)"],
@@ -185,8 +188,8 @@ def test_missing_and_truncated_files_of_mnist(tmp_path, monkeypatch):
 
 
 def test_a_threshold_that_is_never_reached(tmp_path):
-    flags = [SMOKE, "--config.study.baseline=1.0", "--config.study.target=global",
-             "--config.study.share=1.5", "--config.study.grid=(1,)", "--config.study.ranks=()",
+    flags = [SMOKE, "--config.study.baseline=1.5", "--config.study.target=global",
+             "--config.study.share=1.0", "--config.study.grid=(1,)", "--config.study.ranks=()",
              "--config.train.batch=16"]  # fmt: skip
     said = run(tmp_path / "run", *flags)
     assert said.code == 1 and len(said.err) == 1, said
@@ -194,3 +197,5 @@ def test_a_threshold_that_is_never_reached(tmp_path):
     assert "error: the threshold 1.5 is never reached" in said.err[0]
     assert f"the best value seen is {best:.4g}, at d=1" in said.err[0]
     assert "is never reached" in (tmp_path / "run" / "report.md").read_text()
+    again = run(tmp_path / "run", *flags)
+    assert (again.code, again.err) == (said.code, said.err)  # a script knows the second time too

@@ -204,3 +204,12 @@ def test_what_counts_is_of_the_last_or_the_best_epoch():
     assert files.value(one, study(when="best")) == 0.7
     assert files.value(one, study(), "test/accuracy") == pytest.approx(0.49)
     assert files.value(one, study(), "test/loss") is None
+
+
+def test_a_search_ends_where_every_unit_of_the_largest_d_failed():
+    fields = study(grid=(100, 300))
+    rows = searched(lambda point: 0.98 if point.method == "direct" else math.nan, fields)
+    assert {row.dim for row in rows if row.dim} == {100, 300}  # no d is doubled for a rate's sake
+    ended = verdict(rows, fields, 100_000)
+    assert ended.state == "unreached"
+    assert "every unit of d=300 failed" in ended.line and "study.rates" in ended.line
