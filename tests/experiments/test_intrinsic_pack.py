@@ -75,7 +75,7 @@ def same(row, wanted):
     "points, alone, width",
     [
         ([subspace(20), subspace(25, 3e-3, 1), subspace(30, 2e-2, 2)], (1,), 0),
-        ([subspace(24, 3e-2, 1, "fastfood"), subspace(36, 1e-2, 0, "fastfood")], (0,), 1),
+        ([subspace(20, 3e-2, 1, "fastfood"), subspace(28, 1e-2, 0, "fastfood")], (0,), 1),
         pytest.param(
             [subspace(8, 3e-2, 0, "dense"), subspace(12, 1e-2, 0, "dense")],
             (0,),
