@@ -66,7 +66,14 @@ def compiled(task: Task, study: Mapping[str, Any], adapter: lorax.Adapter, width
         optimizer = functools.partial(_optimizer, task)
         loss, complete = _loss(task, study, adapter), complete_for(adapter)
         task.compiled[adapter, width] = (
-            make_epoch(loss, optimizer, complete, width=width, by_step=_convolves(task)),
+            make_epoch(
+                loss,
+                optimizer,
+                complete,
+                width=width,
+                by_step=_convolves(task),
+                accumulate=task.config.train.accumulate,
+            ),
             jax.jit(functools.partial(_merged, adapter)),
         )
     found: Compiled = task.compiled[adapter, width]

@@ -161,10 +161,8 @@ def _collated(examples: Any, length: int, pad: int, filler: bool = False) -> Bat
 
 def chosen(setting: Setting) -> dict[str, Any]:
     """The leaves that the page's adapter moves, by path; shapes suffice."""
-    where, exclude = setting.config.adapter.where, setting.config.adapter.exclude
-    stored = paths.flatten(setting.subject.base)
-    left_out = paths.excluded(exclude, stored)
-    return {p: stored[p] for p in paths.select(where, stored) if p not in left_out}
+    assert isinstance(setting.adapter, lorax.Subspace)  # as `check` wants it
+    return setting.adapter.chosen(setting.subject.base)
 
 
 def total_of(setting: Setting) -> int:

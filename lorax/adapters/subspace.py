@@ -86,7 +86,7 @@ class Subspace(Adapter):
             or a `dim` that is larger than the leaves or leaves nothing beside the scales.
           LoraxTypeError: a selected leaf without floating-point numbers.
         """
-        chosen = self._chosen(paths.flatten(unprepared(base)[0]))
+        chosen = self.chosen(base)
         for path, leaf in chosen.items():
             check_leaf(path, leaf, "Subspace")
             check_used(path, roles)
@@ -106,7 +106,7 @@ class Subspace(Adapter):
     def leaves(self, base: Base, delta: Delta) -> dict[str, Any]:
         """λ P θ of every chosen leaf, checked against the base."""
         base, drawn = unprepared(base, self)
-        chosen = self._chosen(paths.flatten(base))
+        chosen = self.chosen(base)
         theta, scales = self._parts(chosen, delta)
         projection: Projection = self.derive(base, delta) if drawn is None else drawn
         updates = projection.updates(theta, {path: leaf.shape for path, leaf in chosen.items()})
@@ -117,13 +117,29 @@ class Subspace(Adapter):
 
     def derive(self, base: Base, delta: Delta) -> Projection:
         """P, drawn."""
-        chosen = self._chosen(paths.flatten(unprepared(base)[0]))
+        chosen = self.chosen(base)
         sizes = {path: math.prod(leaf.shape) for path, leaf in chosen.items()}
         return draw(
             self.projection, self.seed, self.directions(chosen), sizes,
             per_tensor=self.scope == "per_tensor", per_leaf=self.density == "leaf",
             block=self.block,
         )  # fmt: skip
+
+    def chosen(self, base: Base) -> dict[str, Any]:
+        """The leaves of `where`, in the order of their paths, whatever the order of the tree.
+
+        Raises:
+          LoraxError: a pattern without a match, or no leaf at all.
+        """
+        stored = paths.flatten(unprepared(base)[0])
+        left_out = paths.excluded(self.exclude, stored)
+        found = [path for path in paths.select(self.where, stored) if path not in left_out]
+        if not found:
+            raise LoraxError(
+                f"no leaf is chosen: exclude={self.exclude!r} leaves none of where={self.where!r}; "
+                "widen where="
+            )
+        return {path: stored[path] for path in sorted(found)}
 
     def directions(self, chosen: Mapping[str, Any]) -> int:
         """Columns of P over the leaves `chosen`: `dim` without the scales of `layerwise`.
@@ -148,17 +164,6 @@ class Subspace(Adapter):
     def least(self, chosen: Mapping[str, Any]) -> int:
         """The smallest `dim` over these leaves: 1, and one more for every scale."""
         return 1 + (len(_layers(chosen)) if self.layerwise else 0)
-
-    def _chosen(self, stored: Mapping[str, Any]) -> dict[str, Any]:
-        """The leaves by path, in the order of their paths, whatever the order of the tree."""
-        left_out = paths.excluded(self.exclude, stored)
-        found = [path for path in paths.select(self.where, stored) if path not in left_out]
-        if not found:
-            raise LoraxError(
-                f"no leaf is chosen: exclude={self.exclude!r} leaves none of where={self.where!r}; "
-                "widen where="
-            )
-        return {path: stored[path] for path in sorted(found)}
 
     def _parts(self, chosen: Mapping[str, Any], delta: Any) -> tuple[jax.Array, jax.Array | None]:
         """θ and the scales, of the lengths that they must have."""
