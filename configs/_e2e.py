@@ -17,7 +17,7 @@ def page(arg: str, size: str) -> ConfigDict:
     one_of(words, (*BASELINES, "tiny"), "")
     config = defaults()
     source = {"source": f"openai-community/gpt2-{size}", "family": "gpt2"}
-    config.model.update({**source, "preset": f"GPT2_{size.upper()}", "scan": True, "remat": True})
+    config.model.update({**source, "preset": f"GPT2_{size.upper()}", "scan": True, "remat": "full"})
     lora = {"rank": 4, "alpha": 32.0, "where": (r".*/attention/qkv/kernel",), "dropout": 0.1}
     config.adapter.update(lora)
     data = {"task": "completion", "format": "e2e", "length": 160, "packing": "bucket"}
@@ -46,7 +46,7 @@ def _tiny(config: ConfigDict) -> None:
     """A GPT-2 of 0.9M parameters from scratch, judged on the validation lines."""
     size = {"dim": 128, "layers": 4, "heads": 4, "max_length": 256}
     config.model.update({"source": "", "preset": "", "tokenizer": "bpe:1024"})
-    config.model.update({"scan": False, "remat": False})
+    config.model.update({"scan": False, "remat": ""})
     config.model.fields = ConfigDict(size)
     config.adapter = ConfigDict({"adapter": "Full"})
     config.data.test = ""

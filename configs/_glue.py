@@ -72,7 +72,7 @@ def page(arg: str, size: str, rates: dict[str, float]) -> ConfigDict:
     config = defaults()
     model = {"source": f"FacebookAI/roberta-{size}", "family": "roberta", "dropout": 0.1}
     config.model.update({**model, "preset": f"ROBERTA_{size.upper()}"})
-    config.model.update({"scan": True, "remat": size == "large"})
+    config.model.update({"scan": True, "remat": "full" if size == "large" else ""})
     where = (r".*/attention/(query|value)/kernel",)
     config.adapter.update({"rank": 8, "alpha": ALPHA[setting], "where": where})
     config.also_train = (r"params/classifier/.*",)
@@ -116,7 +116,7 @@ def _tiny(config: ConfigDict, name: str) -> None:
     train, validation, test = TINY[name]
     size = {"dim": 128, "layers": 2, "heads": 4, "hidden_dim": 512, "max_length": 512}
     config.model.update({"source": "", "preset": "", "tokenizer": "bpe:4096"})
-    config.model.update({"scan": False, "remat": False})
+    config.model.update({"scan": False, "remat": ""})
     config.model.fields = ConfigDict(size)
     config.adapter = ConfigDict({"adapter": "Full"})
     config.also_train = ()

@@ -39,6 +39,12 @@ def defaults() -> ConfigDict:
             "also_train": (),  # paths of leaves that are trained whole beside it: a fresh head
             "adapter_from": "",  # a saved adapter to start from, where paths and shapes agree
             "data": _data(),
+            "mesh": {  # of devices; their product is how many there are
+                "data": 0,  # parts of a batch; 0: all devices that are left
+                "fsdp": 1,  # parts of a batch and of every frozen matrix, gathered layer by layer
+                "tensor": 1,  # parts of every frozen matrix, each multiplied where it lies
+                "replicate_below": 65536,  # numbers; A and B that are smaller lie whole everywhere
+            },
             "train": {
                 "batch": 16,  # examples of an update, over all processes and accumulated parts
                 "accumulate": 1,  # equal parts in which a batch is computed one after the other
@@ -75,7 +81,10 @@ def _model() -> dict:
         "param_dtype": "",  # of the frozen parameters; empty: as stored
         "dropout": 0.0,  # of the model itself, in training
         "scan": False,  # all layers in one stacked tree
-        "remat": False,  # recompute each layer in the backward pass
+        # what the backward pass computes again: a policy of lorax.models.blocks, full say; empty:
+        # nothing
+        "remat": "",
+        "quantize": "",  # of the frozen matrices: int8 or nf4; empty: as param_dtype says
     }
 
 

@@ -89,7 +89,7 @@ def smoke(config: ConfigDict, length: int = 128) -> None:
         fields["max_length"], tokenizer = 2 * length, "bytes:special"
     config.model.fields = ConfigDict(fields)
     config.model.update({"source": "", "revision": "", "preset": "", "tokenizer": tokenizer})
-    config.model.update({"dtype": "float32", "param_dtype": "", "scan": False, "remat": False})
+    config.model.update({"dtype": "float32", "param_dtype": "", "scan": False, "remat": ""})
     if "rank" in config.adapter:
         config.adapter.rank = 2
     if "dim" in config.adapter:

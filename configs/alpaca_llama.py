@@ -46,7 +46,7 @@ def get_config(arg: str = "") -> ConfigDict:
     size = one_of(words, tuple(SIZES), "7b")
     rate, epochs = SIZES[size]
     config = defaults()
-    model = {"source": f"huggyllama/llama-{size}", "family": "llama", "scan": True, "remat": True}
+    model = {"source": f"huggyllama/llama-{size}", "family": "llama", "scan": True, "remat": "full"}
     config.model.update({**model, "preset": f"LLAMA_{size.upper()}"})
     config.model.update({"dtype": "bfloat16", "param_dtype": "bfloat16"})
     config.adapter.update({"rank": 16, "alpha": 32.0, "exclude": ("params/lm_head/kernel",)})

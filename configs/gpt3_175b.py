@@ -44,7 +44,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config = defaults()
     shape = {"vocab_size": 50257, "dim": 12288, "layers": 96, "heads": 96, "max_length": 2048}
     config.model.fields = ConfigDict(shape)
-    config.model.update({"family": "gpt2", "scan": True, "remat": True})
+    config.model.update({"family": "gpt2", "scan": True, "remat": "full"})
     config.model.update({"dtype": "bfloat16", "param_dtype": "bfloat16"})
     lora = {"rank": 4, "alpha": 4.0, "where": (r".*/attention/qkv/kernel",)}
     config.adapter.update(lora)

@@ -32,7 +32,7 @@ def get_config(arg: str = "") -> ConfigDict:
     words = arguments(arg, (*BASELINES, "smoke"))
     config = defaults()
     model = {"source": "meta-llama/Llama-3.2-3B", "family": "llama", "preset": "LLAMA32_3B"}
-    config.model.update({**model, "scan": True, "remat": True})
+    config.model.update({**model, "scan": True, "remat": "full"})
     config.model.update({"dtype": "bfloat16", "param_dtype": "bfloat16"})
     config.adapter.update({"rank": 32, "alpha": 64.0})
     files = {"train": "gsm8k/train.jsonl.xz", "test": "gsm8k/test.jsonl.xz"}

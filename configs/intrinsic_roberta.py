@@ -69,7 +69,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config = defaults()
     model = {"source": f"FacebookAI/roberta-{size}", "family": "roberta", "dropout": 0.1}
     config.model.update({**model, "preset": f"ROBERTA_{size.upper()}"})
-    config.model.remat = size == "large"
+    config.model.remat = "full" if size == "large" else ""
     folder = f"glue/{glue.TASKS[name].folder}"
     config.data.update({"task": "classification", "format": "glue", "name": name, "length": 128})
     config.data.update({"train": f"{folder}/train.tsv", "validation": f"{folder}/dev.tsv"})

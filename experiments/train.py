@@ -14,9 +14,17 @@ import re
 
 from experiments import _cli, _memory
 
+CLUSTERS = {"auto": None, "mpi4py": "mpi4py"}
+"""How processes find each other, and JAX's name for it. auto: SLURM, Open MPI, Kubernetes, TPUs."""
+
 FLAGS = (
     _cli.Flag("dry_run", False, "show config, coverage, parameters and memory; do nothing"),
-    _cli.Flag("distributed", "", "auto, or HOST:PORT,PROCESSES,INDEX of several processes"),
+    _cli.Flag(
+        "distributed",
+        "",
+        "auto (SLURM, Open MPI, Kubernetes, TPU), mpi4py, or\n"
+        f"{'':<27}HOST:PORT,PROCESSES,INDEX, of several processes",
+    ),  # fmt: skip
 )
 
 
@@ -39,20 +47,26 @@ def _connect(text: str) -> None:
     import jax
 
     found = re.fullmatch(r"(\S+:\d+),(\d+),(\d+)", text)
-    if text != "auto" and not (found and int(found[3]) < int(found[2])):
+    if text not in CLUSTERS and not (found and int(found[3]) < int(found[2])):
         raise _cli.UsageError(
-            f"--distributed='{text}': expected auto, or HOST:PORT,PROCESSES,INDEX such as "
-            "127.0.0.1:1234,2,0, and 127.0.0.1:1234,2,1 for the other"
+            f"--distributed='{text}': expected one of {', '.join(CLUSTERS)}, or "
+            "HOST:PORT,PROCESSES,INDEX such as 127.0.0.1:1234,2,0, and 127.0.0.1:1234,2,1 for the "
+            "other"
         )
     try:
         if found:
             jax.distributed.initialize(found[1], int(found[2]), int(found[3]))
         else:
-            jax.distributed.initialize()
-    except (ValueError, RuntimeError) as error:
+            jax.distributed.initialize(cluster_detection_method=CLUSTERS[text])
+    except (ValueError, RuntimeError, KeyError) as error:
+        first = str(error).strip().splitlines()[0]
+        cure = (
+            "give the same HOST:PORT,PROCESSES to all of them, and each its INDEX"
+            if found
+            else "start it inside such a cluster, or give HOST:PORT,PROCESSES,INDEX"
+        )
         raise _cli.UsageError(
-            f"--distributed='{text}': the processes do not meet ({error}): give the same "
-            "HOST:PORT,PROCESSES to all of them, and each its INDEX"
+            f"--distributed='{text}': the processes do not meet ({first}): {cure}"
         ) from None
 
 

@@ -134,7 +134,7 @@ def _presented(model: nn.Module, inputs: Any) -> Any:
 
 def _pretrained(config: Any, tokenizer: Tokenizer | None, labels: int | None) -> Subject:
     part = config.model
-    options: dict[str, Any] = {"scan": part.scan, "remat": part.remat}
+    options: dict[str, Any] = {"scan": part.scan, "remat": part.remat or False}
     if labels is not None:
         options |= {"head": "classification", "labels": labels}
         options["key"] = jax.random.key(config.seed.base)
@@ -192,7 +192,7 @@ def _transformer(
 ) -> nn.Module:
     module, kind = TRANSFORMERS[part.family]
     fields |= {"dtype": part.dtype, "param_dtype": part.param_dtype or "float32"}
-    fields |= {name: True for name in ("scan", "remat") if part[name]}
+    fields |= {name: part[name] for name in ("scan", "remat") if part[name]}
     if part.dropout:
         fields["dropout"] = part.dropout
     if labels is not None and part.family == "roberta":

@@ -1,5 +1,8 @@
 """How does a run end early, on SIGTERM or SIGINT? Between two steps, after a save.
 
+Of several processes one alone may be told, a preempted host say. SIGTERM is then left to JAX, which
+lets all of them know and agree on a step.
+
 with catch() as stop:
     stop.where = "before the first step"
     ...                           # a signal raises at once
@@ -8,10 +11,14 @@ with catch() as stop:
 """
 
 import contextlib
+import os
 import signal
 import threading
 from collections.abc import Iterator
 from types import FrameType
+
+import jax
+from jax.experimental import multihost_utils
 
 CAUGHT = (signal.SIGTERM, signal.SIGINT)
 
@@ -40,9 +47,18 @@ class Stop:
         self.signum: int | None = None
         self.where = "before the first step"
         self._deferred = False
+        self._shared = jax.process_count() > 1
+        self._asked = 0
 
     def requested(self) -> bool:
-        """Whether a signal came."""
+        """Whether a signal came; with several processes, to any of them.
+
+        All of them then call it equally often, after each step, and hear of it after the same one.
+        """
+        if self._shared and self.signum is None:
+            self._asked += 1
+            if multihost_utils.reached_preemption_sync_point(self._asked):
+                self.signum = signal.SIGTERM
         return self.signum is not None
 
     def check(self, where: str = "") -> None:
@@ -61,6 +77,9 @@ class Stop:
             self._deferred = False
 
     def _note(self, signum: int, frame: FrameType | None) -> None:
+        if self._shared and self._deferred:
+            os.kill(os.getpid(), signal.SIGTERM)  # JAX tells the others; one more ends this one
+            return
         again = self.signum is not None
         self.signum = signum
         if again or not self._deferred:  # a second signal does not wait for a save
@@ -78,7 +97,8 @@ def catch() -> Iterator[Stop]:
         yield stop
         return
     # a signal that is ignored, as SIGINT is in background jobs of a shell, stays so
-    caught = [s for s in CAUGHT if signal.getsignal(s) is not signal.SIG_IGN]
+    ours = [signal.SIGINT] if stop._shared else CAUGHT
+    caught = [s for s in ours if signal.getsignal(s) is not signal.SIG_IGN]
     before = {signum: signal.signal(signum, stop._note) for signum in caught}
     try:
         yield stop
