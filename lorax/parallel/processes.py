@@ -1,4 +1,4 @@
-"""How do the processes of a run agree? A number from the first, and a place where all meet."""
+"""How do the processes of a run agree? Numbers, texts, and a place where all meet."""
 
 import jax
 import numpy as np
@@ -10,6 +10,18 @@ def from_first(value: int) -> int:
     if jax.process_count() == 1:
         return value
     return int(multihost_utils.broadcast_one_to_all(np.int32(value)))
+
+
+def everyones(text: str) -> list[str]:
+    """The texts that all processes give, in their order, in every process."""
+    if jax.process_count() == 1:
+        return [text]
+    data = np.frombuffer(text.encode(), np.uint8)
+    sizes = multihost_utils.process_allgather(np.int32(data.size))
+    padded = np.zeros(sizes.max(), np.uint8)
+    padded[: data.size] = data
+    rows = np.asarray(multihost_utils.process_allgather(padded))
+    return [bytes(row[:size]).decode() for row, size in zip(rows, sizes, strict=True)]
 
 
 def meet(name: str) -> None:

@@ -13,10 +13,12 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from typing import NoReturn
 
 import jax
-import numpy as np
-from jax.experimental import multihost_utils
+
+from lorax.core.errors import LoraxError
+from lorax.parallel.processes import everyones
 
 EXIT_CODE = 75
 """Of a process that ends because another one is gone: EX_TEMPFAIL of sysexits.h, try again."""
@@ -25,7 +27,7 @@ GRACE = 3.0
 """Seconds for a process to end by itself, with its own message, after another has."""
 
 _CONNECT = 10.0  # seconds
-_DONE, _ADDRESS_BYTES = b"done\n", 512
+_DONE = b"done\n"
 
 
 @contextlib.contextmanager
@@ -45,12 +47,27 @@ def watched(ended: Callable[[str], None] | None = None) -> Iterator[None]:
     try:
         yield
         watch.done()
-    except jax.errors.JaxRuntimeError:
-        if watch.lost.wait(GRACE):  # a collective that failed: who is gone is told in a moment
+    except Exception as error:
+        # a collective fails, or not, with errors of many kinds: who is gone is told in a moment
+        if not isinstance(error, LoraxError) and watch.lost.wait(GRACE):
             time.sleep(2 * GRACE)
         raise
     finally:
         watch.close()
+
+
+def leave(code: int) -> NoReturn:
+    """Ends this process of several after a mistake, without the others, which hear of it.
+
+    Python's own end would wait minutes for them. Process 0 goes last, or JAX would abort those that
+    are about to tell the same mistake.
+    """
+    if jax.process_index() == 0:
+        time.sleep(GRACE)
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(Exception):
+            stream.flush()
+    os._exit(code)
 
 
 class _Watch:
@@ -63,7 +80,7 @@ class _Watch:
         self.lock = threading.Lock()
         server = socket.create_server(("", 0), backlog=jax.process_count())
         port = server.getsockname()[1]
-        addresses = _from_first(" ".join(f"{host}:{port}" for host in _names()))
+        addresses = everyones(" ".join(f"{host}:{port}" for host in _names()))[0]
         if jax.process_index() == 0:
             self._accept(server)
         else:
@@ -142,9 +159,3 @@ def _names() -> list[str]:
         probe.connect(("192.0.2.1", 9))  # a documentation address; nothing is sent
         found.insert(0, probe.getsockname()[0])
     return list(dict.fromkeys([*found, "127.0.0.1"]))
-
-
-def _from_first(text: str) -> str:
-    """The text that process 0 gives, in every process."""
-    data = np.frombuffer(text.encode()[:_ADDRESS_BYTES].ljust(_ADDRESS_BYTES), np.uint8)
-    return bytes(np.asarray(multihost_utils.broadcast_one_to_all(data))).decode().strip()
