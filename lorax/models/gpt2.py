@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from lorax.models import layers
+from lorax.models import layers, mesh
 from lorax.models.attention import attend
 from lorax.models.blocks import run_layers
 from lorax.models.cache import Cache, init_cache, read_layer, write_layer
@@ -151,7 +151,7 @@ class GPT2(nn.Module):
         positions, mask_B1TS, cache = prepare(config, tokens, positions, mask, cache)
         embed = layers.embed(config, config.vocab_size, "embed")
         x_BTD = embed(tokens) + layers.embed(config, config.max_length, "positions")(positions)
-        x_BTD = nn.Dropout(config.dropout, deterministic=deterministic)(x_BTD)
+        x_BTD = nn.Dropout(config.dropout, deterministic=deterministic)(mesh.stream(x_BTD))
         x_BTD, cache = run_layers(
             Block, config, (x_BTD, cache), mask_B1TS,
             numbered=cache is not None, deterministic=deterministic,

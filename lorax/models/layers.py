@@ -1,7 +1,8 @@
 """Which small layers do several models share? Products, tables, norms, and their first values."""
 
+import dataclasses
+import functools
 import math
-from collections.abc import Callable
 
 import flax.linen as nn
 import jax
@@ -63,23 +64,38 @@ class Kernel(nn.Module):
         return self.param("kernel", small_init(config), shape, config.param_dtype)
 
 
-def vocabulary_head(
-    config: TransformerConfig, embed: nn.Embed, name: str
-) -> Callable[[jax.Array], jax.Array]:
-    """The product with the vocabulary, hidden states (..., D) to logits (..., V) in ``dtype``.
+@functools.partial(
+    jax.tree_util.register_dataclass, data_fields=["table"], meta_fields=["axis", "name"]
+)
+@dataclasses.dataclass(frozen=True, eq=False)
+class Head:
+    """A product with the vocabulary: hidden states (..., D) to logits (..., V), a pure function.
 
-    Its table is that of ``embed`` where ``config.tied``, else ``<name>/kernel`` (D, V). It is a
-    pure function, which may run inside `jax.lax.scan` and `jax.checkpoint` where a Dense may not.
+    Attributes:
+      table: (V, D) or (D, V), in the dtype that is computed in.
+      axis: of the table, where V is.
+      name: of the parameter, from the model's own: "lm_head/kernel".
     """
-    table = embed.embedding if config.tied else Kernel(config, config.vocab_size, name=name)()
-    table = table.astype(config.dtype)
-    contracted = 1 if config.tied else 0
 
-    def head(x: jax.Array) -> jax.Array:
-        dimensions = (((x.ndim - 1,), (contracted,)), ((), ()))
-        return jax.lax.dot_general(x.astype(config.dtype), table, dimensions)
+    table: jax.Array
+    axis: int
+    name: str
 
-    return head
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Logits (..., V) of ``x`` (..., D), in the dtype of the table."""
+        dimensions = (((x.ndim - 1,), (1 - self.axis,)), ((), ()))
+        return jax.lax.dot_general(x.astype(self.table.dtype), self.table, dimensions)
+
+
+def vocabulary_head(config: TransformerConfig, embed: nn.Embed, name: str) -> Head:
+    """The head, whose table is that of ``embed`` where ``config.tied``, else ``<name>/kernel``.
+
+    It may run inside `jax.lax.scan` and `jax.checkpoint`, where a Dense may not.
+    """
+    if config.tied:
+        return Head(embed.embedding.astype(config.dtype), 0, "/".join((*embed.path, "embedding")))
+    kernel = Kernel(config, config.vocab_size, name=name)
+    return Head(kernel().astype(config.dtype), 1, "/".join((*kernel.path, "kernel")))
 
 
 def layer_norm(config: TransformerConfig, name: str) -> nn.LayerNorm:

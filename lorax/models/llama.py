@@ -11,7 +11,7 @@ import flax.linen as nn
 import jax
 from jax.typing import DTypeLike
 
-from lorax.models import layers
+from lorax.models import layers, mesh
 from lorax.models.attention import attend
 from lorax.models.blocks import run_layers
 from lorax.models.cache import Cache, init_cache, read_layer, write_layer
@@ -175,7 +175,7 @@ class Llama(nn.Module):
             positions, config.head_dim, theta=config.rope_theta, scaling=config.rope_scaling
         )
         embed = layers.embed(config, config.vocab_size, "embed")
-        carry = (embed(tokens), cache)
+        carry = (mesh.stream(embed(tokens)), cache)
         numbered = cache is not None
         x_BTD, cache = run_layers(Block, config, carry, rope, mask_B1TS, numbered=numbered)
         x_BTD = _norm(config, "norm")(x_BTD)

@@ -11,7 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from lorax.models import layers
+from lorax.models import layers, mesh
 from lorax.models.attention import attend, pair_mask
 from lorax.models.blocks import run_layers
 from lorax.models.decoder import check_indices, check_mask, check_tokens
@@ -170,7 +170,7 @@ class Roberta(nn.Module):
         x_BTD = embed(tokens) + layers.embed(config, config.position_rows, "positions")(positions)
         types = jnp.zeros_like(tokens) if types is None else types
         x_BTD = x_BTD + layers.embed(config, config.types, "types")(types)
-        x_BTD = layers.layer_norm(config, "embed_norm")(x_BTD)
+        x_BTD = layers.layer_norm(config, "embed_norm")(mesh.stream(x_BTD))
         x_BTD = nn.Dropout(config.dropout, deterministic=deterministic)(x_BTD)
         x_BTD = run_layers(Block, config, x_BTD, mask_B1TT, deterministic=deterministic)
         if config.head == "none":

@@ -4,6 +4,7 @@ So x A and (x A) B need no part of a factor that a device lacks where x W0 needs
 factors are whole on every device: gathering them would cost more than they take.
 """
 
+import dataclasses
 import math
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -35,14 +36,14 @@ def delta_specs(
       `Subspace`, is whole on every device.
     """
 
-    def factors(path: str, pair: Factors) -> Factors:
+    def factors(path: str, pair: Factors) -> Any:
         spec, roles = base_specs[path], pair.roles
         entries = lambda axes: tuple(spec[axis] for axis in axes)
         stack, rank = entries(roles.stack), (None,)
-        return Factors(
-            _small(pair.A, P(*stack, *entries(roles.inputs), *rank), mesh, replicate_below),
-            _small(pair.B, P(*stack, *rank, *entries(roles.outputs)), mesh, replicate_below),
-            roles,
+        return dataclasses.replace(
+            pair,
+            A=_small(pair.A, P(*stack, *entries(roles.inputs), *rank), mesh, replicate_below),
+            B=_small(pair.B, P(*stack, *rank, *entries(roles.outputs)), mesh, replicate_below),
         )
 
     def one(keys: Iterable[Any], leaf: Any) -> Any:
@@ -50,17 +51,17 @@ def delta_specs(
             (name for name in (paths.path_of((key,)) for key in keys) if name in base_specs), None
         )
         if isinstance(leaf, Factors):
-            return jax.tree.map(lambda _: P(), leaf) if path is None else factors(path, leaf)
-        whole = path is not None and len(leaf.shape) == len(base_specs[path])
-        spec = base_specs[path] if whole and path is not None else P()
-        return spec if divides(leaf.shape, spec, mesh) else P()
+            return factors(path, leaf) if path else jax.tree.map(lambda _: P(), leaf)
+        spec = P() if path is None else base_specs[path]
+        fits = len(leaf.shape) == len(spec) and divides(leaf.shape, spec, mesh)
+        return spec if fits else P()
 
     return jax.tree_util.tree_map_with_path(
         one, delta, is_leaf=lambda node: isinstance(node, Factors)
     )
 
 
-def _small(factor: Any, spec: P, mesh: Mesh, below: int) -> P:
+def _small(factor: Any, spec: P, mesh: Mesh, below: int) -> Any:
     """`spec`, or no cut at all where the factor is small or does not divide."""
     numbers = math.prod(factor.shape)
     fits = len(factor.shape) == len(spec) and divides(factor.shape, spec, mesh)

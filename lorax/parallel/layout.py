@@ -124,6 +124,12 @@ class Layout:
             )
         return first // size, parts // size
 
+    def shardings(self, state: Tree, base: Tree) -> tuple[Tree, Tree, Tree] | None:
+        """Those of state, base and batch, as `lorax.train.step.make_step` takes them."""
+        if self.mesh is None:
+            return None
+        return self.state(state, base), self.base(base), self.batches
+
     def batch(self, tree: Tree) -> Tree:
         """Global arrays, cut along their rows, from the rows that this process gives.
 
@@ -207,4 +213,4 @@ def _whole(x: Any) -> Any:
 
 
 def _is_key(x: Any) -> bool:
-    return jnp.issubdtype(getattr(x, "dtype", None), jax.dtypes.prng_key)
+    return isinstance(x, jax.Array) and jnp.issubdtype(x.dtype, jax.dtypes.prng_key)

@@ -3,7 +3,10 @@
 `tensor` cuts the outputs of the products that begin attention and the feed-forward, and the inputs
 of those that end them, so that a layer sums over devices twice. `fsdp` cuts the other axis. A
 vocabulary is cut by `tensor` where published sizes divide (LLaMA's 32,000 and 128,256); those of
-GPT-2 (50,257) and RoBERTa (50,265) are odd, so there both axes of the mesh cut the width.
+GPT-2 (50,257) and RoBERTa (50,265) are odd, so there `fsdp` alone cuts the tables.
+
+The columns of GPT-2's `qkv` are all queries, then all keys, then all values: `tensor` cuts them in
+runs that are no heads, so activations are exchanged once more in each layer.
 """
 
 from collections.abc import Mapping
@@ -14,7 +17,7 @@ from jax.sharding import PartitionSpec as P
 from lorax.parallel.rules import REPLICATED, Rules
 
 _BEGIN, _END = P("fsdp", "tensor"), P("tensor", "fsdp")
-_WIDTH = P(None, ("fsdp", "tensor"))
+_WIDTH = P(None, "fsdp")
 
 _LLAMA: Rules = (
     (r".*/(query|key|value|gate|up)/kernel", _BEGIN),

@@ -5,25 +5,14 @@ Shape suffixes: B batch, T tokens, D model width, V classes or vocabulary, N tok
 
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
+from lorax.train.frozen_head import Costs as Costs
+from lorax.train.frozen_head import frozen_costs
 from lorax.train.parts import cut
-
-
-class Costs(NamedTuple):
-    """Sums over the targets that count, as float32 scalars.
-
-    ``loss`` is what is minimised, ``nats`` of `-log softmax(logits)[target]`, equal without label
-    smoothing; ``counted`` says how many they are.
-    """
-
-    loss: jax.Array
-    nats: jax.Array
-    counted: jax.Array
 
 
 def costs(
@@ -60,8 +49,10 @@ def chunked_costs(
     mask_BT: jax.Array,
     chunk: int,
     label_smoothing: float = 0.0,
+    *,
+    frozen: bool = False,
 ) -> Costs:
-    """`costs` of `head(hidden)`, logits of at most `chunk` tokens at a time.
+    """`costs` of `head(hidden)`, with as many logits at a time as `chunk` tokens have.
 
     The logits of a chunk are computed again in the backward pass, a third product with the
     vocabulary where there are two, and forgotten in between. Chunks take tokens in strides, so
@@ -73,13 +64,36 @@ def chunked_costs(
       head: a pure function, (N, D) to (N, V); what it closes over is differentiated too.
       targets_BT, mask_BT, label_smoothing: as for `costs`.
       chunk: at least 1.
+      frozen: the head is one of `lorax.train.frozen_head.Head` and does not learn. Chunks are then
+        of the vocabulary, and there are two products; in reverse mode only. The gradient of a head
+        that is differentiated all the same is right, by three.
     """
+    if not frozen:
+        return _by_tokens(hidden_BTD, head, targets_BT, mask_BT, chunk, label_smoothing)
     tokens = targets_BT.size
+    flat = (x.reshape(tokens, *x.shape[2:]) for x in (hidden_BTD, targets_BT, mask_BT))
+    hidden_ND, targets_N, mask_N = flat
+    definition = functools.partial(_by_tokens, chunk=chunk, label_smoothing=label_smoothing)
+    return frozen_costs(
+        hidden_ND, head, targets_N, mask_N, -(-tokens // chunk), label_smoothing, definition
+    )  # fmt: skip
+
+
+def _by_tokens(
+    hidden: jax.Array,
+    head: Callable[[jax.Array], jax.Array],
+    targets: jax.Array,
+    mask: jax.Array,
+    chunk: int,
+    label_smoothing: float,
+) -> Costs:
+    """As `chunked_costs`; tokens may have any number of axes."""
+    tokens = targets.size
     chunks = -(-tokens // chunk)
     padding = -tokens % chunks
 
     def rows(x: jax.Array) -> jax.Array:
-        flat = x.reshape(tokens, *x.shape[2:])
+        flat = x.reshape(tokens, *x.shape[targets.ndim :])
         return jnp.pad(flat, [(0, padding), *[(0, 0)] * (flat.ndim - 1)])
 
     # inside a scan XLA cannot merge the recomputation with the forward pass anyway
@@ -88,5 +102,5 @@ def chunked_costs(
         hidden_ND, targets_N, mask_N = chunk
         return costs(head(hidden_ND), targets_N, mask_N, label_smoothing)
 
-    each = jax.lax.map(one, cut(jax.tree.map(rows, (hidden_BTD, targets_BT, mask_BT)), chunks))
+    each = jax.lax.map(one, cut(jax.tree.map(rows, (hidden, targets, mask)), chunks))
     return jax.tree.map(jnp.sum, each)

@@ -11,9 +11,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from lorax.core import paths
-from lorax.core.adapter import Adapter
+from lorax.core.adapter import Adapter, unprepared
 from lorax.core.engine import adapt
 from lorax.core.errors import LoraxError, LoraxTypeError
 from lorax.train.gradients import Loss, Metrics
@@ -46,6 +47,7 @@ def next_token_loss(
     *,
     label_smoothing: float = 0.0,
     chunk: int = 0,
+    sharded_vocabulary: bool = False,
     dropout: bool = False,
 ) -> Loss:
     """The loss of a language model under an adapter, in nats a token.
@@ -59,7 +61,11 @@ def next_token_loss(
       on_fallback: as for `lorax.adapt`.
       label_smoothing: as for `lorax.train.head_loss.costs`. The metric "nats" is then the mean
         without it.
-      chunk: tokens whose logits exist at once, 0 for all; see `lorax.train.head_loss`.
+      chunk: tokens whose logits exist at once, 0 for all; see `lorax.train.head_loss`. A head that
+        is not adapted goes by blocks of the vocabulary instead, as large in memory and faster,
+        where it says what it is: see `lorax.train.frozen_head.Head`.
+      sharded_vocabulary: the head's table is split over devices along the vocabulary, whose blocks
+        each of them would have to be sent: chunks are always of tokens.
       dropout: whether the model's own dropout is on, `deterministic=False` and
         `rngs={"dropout": key}` with a key that is derived from the step's and is not the adapter's.
 
@@ -79,8 +85,9 @@ def next_token_loss(
         options = _packing(batch)
         if chunk:
             readout = lambda hidden, head: chunked_costs(
-                hidden, head, batch.targets, batch.mask, chunk, label_smoothing
-            )
+                hidden, head, batch.targets, batch.mask, chunk, label_smoothing,
+                frozen=not sharded_vocabulary and _is_frozen(head, adapter, base, delta),
+            )  # fmt: skip
             found = run(delta, base, batch, key, readout=readout, **options)
         else:
             logits_BTV = run(delta, base, batch, key, **options)
@@ -170,6 +177,18 @@ def _program(
         return apply(base, delta, batch.inputs, **options)
 
     return run
+
+
+def _is_frozen(head: Any, adapter: Adapter, base: Any, delta: Any) -> bool:
+    """Whether the head says which leaf it has, and that is a plain array which is not adapted."""
+    name = getattr(head, "name", None)
+    plain, _ = unprepared(base)
+    own = {p: x for p, x in paths.flatten(plain).items() if name and f"/{p}".endswith(f"/{name}")}
+    adapted = adapter.leaves(base, delta)
+    return bool(own) and all(
+        isinstance(leaf, jax.Array | np.ndarray) and adapted.get(path, leaf) is leaf
+        for path, leaf in own.items()
+    )
 
 
 def _mean(total: jax.Array, count: jax.Array) -> jax.Array:

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import NamedSharding, PartitionSpec
 
 from lorax.train.gradients import Base as Base
 from lorax.train.gradients import Delta as Delta
@@ -55,6 +56,7 @@ def make_step(
     learning_rate: Schedule | None = None,
     *,
     accumulate: int = 1,
+    shardings: tuple[Any, Any, Any] | None = None,
 ) -> Step:
     """One compiled update of A and B.
 
@@ -65,6 +67,9 @@ def make_step(
       learning_rate: the schedule inside `tx`, where there is one, so that it can be reported.
       accumulate: equal parts in which a batch is computed one after the other, to the result of
         the whole; see `lorax.train.gradients.value_and_grad`.
+      shardings: where state, base and batch lie on a mesh, as trees of `NamedSharding` or one for
+        all arrays (`lorax.parallel.layout.Layout.shardings` makes them); arguments must lie so,
+        and the state that is returned does. None leaves it to the arguments.
 
     Returns:
       `step(state, base, batch) -> (state, metrics)`, jitted. The state is donated: use the returned
@@ -81,7 +86,25 @@ def make_step(
     def step(state: State, base: Base, batch: Any) -> tuple[State, Metrics]:
         return updated(state, base, batch, gradients, tx, learning_rate)
 
-    return jax.jit(step, donate_argnums=0)
+    return jax.jit(step, donate_argnums=0) if shardings is None else _on_mesh(step, shardings)
+
+
+def _on_mesh(step: Step, shardings: tuple[Any, Any, Any]) -> Step:
+    """`step` compiled for arguments that lie as `shardings` says."""
+    mesh = jax.tree.leaves(shardings[0])[0].mesh
+
+    def sharded(state: State, base: Base, batch: Any) -> tuple[State, Metrics]:
+        # models say under a mesh how the numbers between layers lie
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+            return step(state, base, batch)
+
+    everywhere = NamedSharding(mesh, PartitionSpec())
+    return jax.jit(
+        sharded,
+        donate_argnums=0,
+        in_shardings=shardings,
+        out_shardings=(shardings[0], everywhere),
+    )
 
 
 def updated(
