@@ -11,6 +11,7 @@ SIGTERM and SIGINT save first; the exit code is then 143 or 130.
 """
 
 import re
+import sys
 
 from experiments import _cli, _memory
 
@@ -72,7 +73,20 @@ def _connect(text: str) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """The exit code of the verb on `argv`, the process's own arguments by default."""
-    return _cli.run(verb, __doc__, config="configs/quickstart.py", argv=argv, flags=FLAGS)
+    code = _cli.run(verb, __doc__, config="configs/quickstart.py", argv=argv, flags=FLAGS)
+    if code and "jax" in sys.modules:
+        _leave(code)
+    return code
+
+
+def _leave(code: int) -> None:
+    """Of several processes, one that failed ends at once; JAX would have it wait for the others."""
+    import jax
+
+    if jax.distributed.is_initialized() and jax.process_count() > 1:
+        from lorax.parallel.watch import leave
+
+        leave(code)
 
 
 if __name__ == "__main__":

@@ -30,6 +30,9 @@ def answer(
 ) -> dict[str, Any]:
     """Decodes the prompts of `records`, writes samples.jsonl, and returns the scores.
 
+    Of several processes all decode together, since the base may be spread over them; process 0
+    writes and scores.
+
     Several references of one prompt count together. For E2E the two files of the official scorer
     are written too, and its scores are told where it is installed.
 
@@ -50,6 +53,8 @@ def answer(
             batch_size=config.eval.batch or config.train.batch,
             check=check, progress=lambda done, _: report(done, ""), **_settings(config),
         )  # fmt: skip
+    if jax.process_index() != 0:
+        return {}
     texts = [text.strip() for text in texts]
     references = [list(record["references"]) for record in asked]
     write_samples(workdir, [
@@ -69,7 +74,9 @@ def continue_prompt(
         name: decode(apply, base, delta, [prompt], tokenizer, until=(), **_settings(config))[0]
         for name, delta in deltas.items()
     }
-    write_samples(workdir, [{"prompt": prompt, "text": t, "by": name} for name, t in texts.items()])
+    samples = [{"prompt": prompt, "text": t, "by": name} for name, t in texts.items()]
+    if jax.process_index() == 0:
+        write_samples(workdir, samples)
 
 
 def write_samples(workdir: pathlib.Path, samples: Sequence[Mapping[str, Any]]) -> None:

@@ -99,8 +99,14 @@ def labels_of(config: Any, found: Read) -> int | None:
     return 1 if config.data.task == "regression" else len(found.labels)
 
 
-def make_data(config: Any, found: Read, tokenizer: Any) -> Data:
+def make_data(config: Any, found: Read, tokenizer: Any, rows: tuple[int, int] = (0, 1)) -> Data:
     """Examples and batches of every split.
+
+    Args:
+      config: of the run.
+      found: what was read.
+      tokenizer: of the model.
+      rows: (index, count), which of so many equal blocks of a training batch is this process's.
 
     Raises:
       LoraxError: an example that is too long, or a batch that cannot be split over the processes.
@@ -114,7 +120,7 @@ def make_data(config: Any, found: Read, tokenizer: Any) -> Data:
     pad = getattr(tokenizer, "pad", None) or 0
     pipeline = Pipeline(
         encoded["train"].examples, order, pad=pad,
-        process=(jax.process_index(), jax.process_count()), workers=data.workers,
+        process=rows, workers=data.workers,
     )  # fmt: skip
     held = {
         name: _held(config, name, encoded[name], found.splits[name], tokenizer, pad)

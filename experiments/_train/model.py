@@ -9,13 +9,15 @@ import jax
 import jax.numpy as jnp
 
 import lorax.models
+from experiments._train.placing import made
 from lorax.core.errors import LoraxError, check_choice
 from lorax.data import source
 from lorax.io import pretrained
-from lorax.io.assemble import with_fields
+from lorax.io.assemble import Placement, with_fields
 from lorax.io.tokenizer import ByteTokenizer, Tokenizer, load_tokenizer
 from lorax.io.tokenizer_learn import learn_bpe
 from lorax.models.config import TransformerConfig
+from lorax.parallel.layout import Layout
 
 TRANSFORMERS = {
     "llama": (lorax.models.Llama, lorax.models.LlamaConfig),
@@ -77,7 +79,11 @@ def make_tokenizer(part: Any, texts: Texts) -> Tokenizer | None:
 
 
 def make_subject(
-    config: Any, tokenizer: Tokenizer | None, example: Any, labels: int | None
+    config: Any,
+    tokenizer: Tokenizer | None,
+    example: Any,
+    labels: int | None,
+    placement: Placement | None = None,
 ) -> Subject:
     """The model that `config.model` describes; a fresh one is not drawn yet.
 
@@ -86,6 +92,7 @@ def make_subject(
       tokenizer: in place of the one beside a pretrained model.
       example: inputs of the model, or their shapes.
       labels: classes to tell apart, 1 for regression, None for a language model.
+      placement: where the leaves of a pretrained model go.
 
     Raises:
       LoraxError: fields that make no model, rows longer than the model reads, or a file that
@@ -93,7 +100,7 @@ def make_subject(
     """
     part = config.model
     if part.source:
-        return _pretrained(config, tokenizer, labels)
+        return _pretrained(config, tokenizer, labels, placement)
     model = _fresh(part, tokenizer, labels)
     _check_length(model, config)
     try:
@@ -103,12 +110,13 @@ def make_subject(
     return Subject(model, base, tokenizer)
 
 
-def drawn(subject: Subject, config: Any, example: Any) -> Subject:
+def drawn(subject: Subject, config: Any, example: Any, layout: Layout) -> Subject:
     """`subject` with the weights of a fresh model drawn; a pretrained one is as it was."""
     if subject.loaded is not None:
         return subject
     example = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), example)
-    base = jax.jit(_init(subject.model))(jax.random.key(config.seed.base), example)
+    init = jax.jit(_init(subject.model))
+    base = made(layout, init, layout.base, jax.random.key(config.seed.base), example)
     return dataclasses.replace(subject, base=base)
 
 
@@ -132,7 +140,9 @@ def _presented(model: nn.Module, inputs: Any) -> Any:
     return inputs
 
 
-def _pretrained(config: Any, tokenizer: Tokenizer | None, labels: int | None) -> Subject:
+def _pretrained(
+    config: Any, tokenizer: Tokenizer | None, labels: int | None, placement: Placement | None
+) -> Subject:
     part = config.model
     options: dict[str, Any] = {"scan": part.scan, "remat": part.remat or False}
     if labels is not None:
@@ -143,6 +153,7 @@ def _pretrained(config: Any, tokenizer: Tokenizer | None, labels: int | None) ->
         dtype=part.param_dtype or None,
         revision=part.revision or None,
         dropout=part.dropout or None,
+        sharding=placement,
         **options,
     )
     tokenizer = tokenizer or loaded.tokenizer

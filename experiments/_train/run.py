@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import json
 import pathlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -16,10 +17,13 @@ from experiments._report.write import write_report
 from experiments._train import method, scoring, training
 from experiments._train.answers import answer, continue_prompt
 from experiments._train.model import drawn
+from experiments._train.placing import made, make_layout
 from experiments._train.setting import Setting, make_setting
 from lorax.core.errors import LoraxError
 from lorax.io.checkpoint import load_adapter, save_adapter
-from lorax.parallel.replicas import Replicas, from_first, here, meet, replicas
+from lorax.parallel.layout import Layout
+from lorax.parallel.processes import everyones, from_first, meet
+from lorax.parallel.watch import watched
 from lorax.train.metrics import MetricsWriter, read_metrics
 from lorax.train.stop import Stop, Stopped, catch
 from lorax.train.tensorboard import TensorBoardWriter, Writers, replay
@@ -37,7 +41,8 @@ def tell(call: Call) -> None:
     if call.config.get("plan_only"):
         raise LoraxError(f"'{call.config_name}' is a plan, too large to be run: add --dry_run")
     try:
-        with catch() as stop:
+        with watched(), catch() as stop:
+            _check_same(call)
             done = _workdir.finished(call)
             setting = None if done else _setting(call)  # a mistake writes nothing
             with _entered(call) as needed:
@@ -56,10 +61,27 @@ def tell(call: Call) -> None:
 
 def _setting(call: Call) -> Setting:
     """All that the run will need is read and checked."""
-    setting = make_setting(call.config)
+    setting = make_setting(call.config, make_layout(call.config, say))
     if setting.pretrains and not (call.workdir / "base" / "DONE").exists():
         _ = setting.before
     return setting
+
+
+def _check_same(call: Call) -> None:
+    """Every process was started with one config, or all of them say which was not.
+
+    Raises:
+      LoraxError: two differ, and in what.
+    """
+    plain = _workdir.plain(call.config)
+    first, *others = map(json.loads, everyones(json.dumps(plain)))
+    for index, other in enumerate(others, 1):
+        changed = _workdir.differences(first, other)
+        if changed:
+            raise LoraxError(
+                f"process 0 and process {index} have other configs ({'; '.join(changed)}): start "
+                "all of them with the same flags"
+            )
 
 
 def say(text: str) -> None:
@@ -97,22 +119,28 @@ def run(setting: Setting, workdir: pathlib.Path, stop: Stop, label: str = "train
       label: of the records.
     """
     setting = with_base(setting, workdir, stop)
-    job = make_job(setting, workdir, label, stop)
-    devices = _devices(job.config)
-    learns, total = _size(job.delta), _size(setting.subject.base)
-    say(
-        f"Trainable parameters: {learns:,}, of the model {total:,} ({learns / total:.3%}). "
-        f"Updates: {setting.steps:,} of {setting.config.train.batch} examples."
-    )
-    with stop.deferred():
-        trained = training.run(job, devices, stop, say)
-    stop.where = "after the last step"
-    wait = trained.outcome.wait_share
-    if wait == wait:
-        say(f"Waiting for data took {wait:.1%} of the time of training.")
-    job = dataclasses.replace(job, delta=devices.everywhere(job.delta))
-    finish(setting, job, trained, stop)
+    with _on(setting.layout):
+        job = make_job(setting, workdir, label, stop)
+        learns, total = _size(job.delta), _size(setting.subject.base)
+        say(
+            f"Trainable parameters: {learns:,}, of the model {total:,} ({learns / total:.3%}). "
+            f"Updates: {setting.steps:,} of {setting.config.train.batch} examples."
+        )
+        with stop.deferred():
+            trained = training.run(job, setting.layout, stop, say)
+        where = setting.layout.delta(trained.delta, setting.subject.base)
+        trained = dataclasses.replace(trained, delta=setting.layout.place(trained.delta, where))
+        stop.where = "after the last step"
+        wait = trained.outcome.wait_share
+        if wait == wait:
+            say(f"Waiting for data took {wait:.1%} of the time of training.")
+        finish(setting, job, trained, stop)
     _report(workdir)
+
+
+def _on(layout: Layout) -> contextlib.AbstractContextManager[Any]:
+    """A context in which models know the mesh."""
+    return contextlib.nullcontext() if layout.mesh is None else jax.set_mesh(layout.mesh)
 
 
 def make_job(
@@ -135,15 +163,14 @@ def make_job(
     """
     config, base = setting.config, setting.subject.base
     if delta is None:
-        example = jnp.zeros(setting.example.shape, setting.example.dtype)
-        delta = method.first_delta(config, setting.fn, setting.adapter, base, example)
+        delta = _first_delta(setting)
     program = program or make_program(setting, setting.adapter, stop)
     given = program.given
     measure = lambda held, prepared, delta: program.measure(held, prepared, given(delta))
-    watched = [held for name, held in setting.data.held.items() if name != "test"]
+    seen = [held for name, held in setting.data.held.items() if name != "test"]
 
     def evaluate(prepared: Any, delta: Any) -> Mapping[str, float]:
-        return {k: v for held in watched for k, v in measure(held, prepared, delta).items()}
+        return {k: v for held in seen for k, v in measure(held, prepared, delta).items()}
 
     return training.Job(
         workdir, config, label, setting.adapter, base, delta, setting.loss,
@@ -152,13 +179,23 @@ def make_job(
     )  # fmt: skip
 
 
+def _first_delta(setting: Setting) -> Any:
+    """That of the config, each part of it drawn where it lies."""
+    base, layout = setting.subject.base, setting.layout
+    example = jnp.zeros(setting.example.shape, setting.example.dtype)
+    draw = lambda base: method.first_delta(
+        setting.config, setting.fn, setting.adapter, base, example
+    )
+    return made(layout, draw, lambda shapes: layout.delta(shapes, base), base)
+
+
 def make_program(setting: Setting, adapter: lorax.Adapter, stop: Stop) -> training.Adapted:
     """The program of a setting under `adapter`, and its measure, compiled once a shape."""
     apply = lorax.adapt(setting.fn, adapter)
-    task = setting.config.data.task
-    return training.Adapted(
-        apply, scoring.make_measure(task, apply, setting.metrics, stop.check), lambda delta: delta
+    measure = scoring.make_measure(
+        setting.config.data.task, apply, setting.metrics, stop.check, setting.layout
     )
+    return training.Adapted(apply, measure, lambda delta: delta)
 
 
 def _sink(config: Any, workdir: pathlib.Path) -> Callable[[MetricsWriter], Any] | None:
@@ -177,7 +214,8 @@ def with_base(setting: Setting, workdir: pathlib.Path, stop: Stop) -> Setting:
       workdir: of the run; its base/ is made, gone on with, or read.
       stop: asked while a base is trained.
     """
-    subject = drawn(setting.subject, setting.config, setting.example)
+    layout = setting.layout
+    subject = drawn(setting.subject, setting.config, setting.example, layout)
     if not setting.pretrains:
         return dataclasses.replace(setting, subject=subject)
     folder = workdir / "base"
@@ -186,27 +224,17 @@ def with_base(setting: Setting, workdir: pathlib.Path, stop: Stop) -> Setting:
     if not (folder / "DONE").exists():
         part = dataclasses.replace(setting.before, subject=subject)
         job = dataclasses.replace(make_job(part, folder, "base", stop), evaluate=None)
-        with stop.deferred():
-            trained = training.run(job, _devices(job.config), stop, say)
-        _save(saved, part.adapter, trained.delta)
+        with _on(layout), stop.deferred():
+            trained = training.run(job, layout, stop, say)
+        _save(saved, part.adapter, trained.delta, layout)
         if jax.process_index() == 0:
             _workdir.finish(folder)
         meet("base")
     adapter, delta = load_adapter(saved)
+    delta = layout.place(delta, layout.delta(delta, subject.base))
     base = adapter.merge(subject.base, delta)
+    base = layout.place(base, layout.base(base))
     return dataclasses.replace(setting, subject=dataclasses.replace(subject, base=base))
-
-
-def _devices(config: Any) -> Replicas:
-    """Those that share a step; says so where some are left out."""
-    found = replicas(config.train.batch)
-    used = 1 if found.mesh is None else found.mesh.size
-    if used < jax.device_count():
-        print(
-            f"Using {used} of {jax.device_count()} devices: a batch of {config.train.batch} cannot "
-            "be dealt evenly to more."
-        )
-    return found
 
 
 def finish(setting: Setting, job: training.Job, trained: training.Trained, stop: Stop) -> None:
@@ -222,9 +250,8 @@ def finish(setting: Setting, job: training.Job, trained: training.Trained, stop:
             result |= scoring.majority(pipeline.examples, one, setting.metrics)
     frozen = {k.removeprefix("base/"): v for k, v in result.items() if k.startswith("base/")}
     result |= scoring.forgotten(result, frozen)
-    if jax.process_index() == 0:
-        result |= _texts(setting, job, trained, stop)
-    _save(job.workdir / "adapter", setting.adapter, trained.delta)
+    result |= _texts(setting, job, trained, stop)
+    _save(job.workdir / "adapter", setting.adapter, trained.delta, setting.layout)
     if jax.process_index() == 0:
         with MetricsWriter(job.workdir / training.METRICS) as writer:
             writer.write(
@@ -252,9 +279,8 @@ def _texts(
 ) -> dict[str, Any]:
     """Scores of the answers to held-out prompts; or, of a language model, only a sample to read."""
     config, data, workdir = setting.config, setting.data, job.workdir
-    tokenizer, base = setting.subject.tokenizer, here(trained.prepared)
-    # process 0 decodes, on its own
-    first, last = (job.given(here(delta)) for delta in (job.delta, trained.delta))
+    tokenizer, base = setting.subject.tokenizer, trained.prepared
+    first, last = (job.given(delta) for delta in (job.delta, trained.delta))
     if config.data.task == "completion" and config.eval.generate:
         split = "test" if "test" in data.held else "validation"
         return answer(
@@ -267,8 +293,8 @@ def _texts(
     return {}
 
 
-def _save(folder: pathlib.Path, adapter: lorax.Adapter, delta: Any) -> None:
-    save_adapter(folder, adapter, jax.device_get(delta), overwrite=True)
+def _save(folder: pathlib.Path, adapter: lorax.Adapter, delta: Any, layout: Layout) -> None:
+    save_adapter(folder, adapter, layout.whole(delta), overwrite=True)
     meet("adapter")
 
 

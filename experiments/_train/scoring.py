@@ -4,13 +4,16 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import jax
 import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
 
 from lorax.data.batch import Batch
 from lorax.data.example import Example
 from lorax.evaluation import scores
 from lorax.evaluation.examples import make_evaluate_examples
 from lorax.evaluation.language import make_evaluate_language
+from lorax.parallel.layout import Layout, single
 
 LANGUAGE = ("language", "completion")
 """Tasks whose model predicts tokens; the others say one thing of each example."""
@@ -44,7 +47,11 @@ Measure = Callable[[Held, Any, Any], Numbers]
 
 
 def make_measure(
-    task: str, apply: Callable[..., Any], metrics: Sequence[str], check: Callable[[], None]
+    task: str,
+    apply: Callable[..., Any],
+    metrics: Sequence[str],
+    check: Callable[[], None],
+    layout: Layout | None = None,
 ) -> Measure:
     """`measure(held, base, delta) -> {"validation/loss": ...}`, compiled once a shape of batch.
 
@@ -53,7 +60,9 @@ def make_measure(
       apply: from `lorax.adapt`.
       metrics: of classification and regression, names of `lorax.evaluation.scores`.
       check: called between batches; what it raises ends the evaluation.
+      layout: of base and delta; the rows of a batch are dealt to its devices where they divide.
     """
+    apply = _dealt(layout or single(), apply, together=task not in LANGUAGE)
     if task in LANGUAGE:
         language = make_evaluate_language(apply)
 
@@ -93,6 +102,25 @@ def forgotten(now: Mapping[str, float], frozen: Mapping[str, float]) -> Numbers:
     if name not in now or name not in frozen:
         return {}
     return {"retention/forgetting": now[name] - frozen[name]}
+
+
+def _dealt(layout: Layout, apply: Callable[..., Any], together: bool) -> Callable[..., Any]:
+    """`apply` with the rows of its inputs dealt to the devices, and of its outputs if `together`
+    gathered, as a process can only read what it has."""
+    mesh, rows = layout.mesh, layout.batches
+    if mesh is None or rows is None:
+        return apply
+    parts = mesh.shape["data"] * mesh.shape["fsdp"]
+
+    def dealt(base: Any, delta: Any, inputs: Any, **keywords: Any) -> Any:
+        if inputs.shape[0] % parts == 0:
+            inputs = jax.lax.with_sharding_constraint(inputs, rows)
+        outputs = apply(base, delta, inputs, **keywords)
+        if not together:
+            return outputs
+        return jax.lax.with_sharding_constraint(outputs, NamedSharding(mesh, PartitionSpec()))
+
+    return dealt
 
 
 def _prefixed(prefix: str, numbers: Mapping[str, float]) -> Numbers:

@@ -24,10 +24,12 @@ from experiments._train.data import (
     reordered,
 )
 from experiments._train.model import Subject, make_subject, make_tokenizer, program
+from experiments._train.placing import placement
 from experiments._train.scoring import numbers_of
 from lorax.core.errors import LoraxError, check_choice
 from lorax.core.paths import nearest
 from lorax.data.rows import ROLES
+from lorax.parallel.layout import Layout, single
 from lorax.train.step import Loss
 
 FROM_CONFIG = ("learning_rate", "schedule", "warmup", "weight_decay", "clip")
@@ -68,6 +70,7 @@ class Setting:
       loss: as `make_step` wants it.
       example: the form of one row of inputs.
       steps: updates.
+      layout: where arrays lie; everything on one device where it is not given.
     """
 
     config: Any
@@ -79,6 +82,7 @@ class Setting:
     loss: Loss
     example: jax.ShapeDtypeStruct
     steps: int
+    layout: Layout = dataclasses.field(default_factory=single)
 
     @property
     def pretrains(self) -> bool:
@@ -93,7 +97,7 @@ class Setting:
           LoraxError: whatever of `config.pretrain` cannot be.
         """
         try:
-            return make_setting(pretraining(self.config))
+            return make_setting(pretraining(self.config), self.layout)
         except LoraxError as error:
             raise LoraxError(f"config.pretrain, of which the base is made: {error}") from None
 
@@ -103,24 +107,30 @@ class Setting:
         return method.make_optimizer(self.config.optimizer, self.steps)[0]
 
 
-def make_setting(config: Any) -> Setting:
+def make_setting(config: Any, layout: Layout | None = None) -> Setting:
     """Everything read, encoded and checked; no parameters are drawn and nothing is written.
+
+    Args:
+      config: of the run.
+      layout: from `placing.make_layout`; None for one device, whatever the config says.
 
     Raises:
       LoraxError: whatever of the config cannot be, in one line.
     """
     check(config)
+    layout = layout or single()
     found = read_splits(config)
     example = example_inputs(config, found)
     tokenizer = make_tokenizer(config.model, found.texts)
-    subject = make_subject(config, tokenizer, example, labels_of(config, found))
-    data = make_data(config, found, subject.tokenizer)
+    labels = labels_of(config, found)
+    subject = make_subject(config, tokenizer, example, labels, placement(layout))
+    data = make_data(config, found, subject.tokenizer, layout.rows)
     adapter, fn = method.make_adapter(config), program(subject.model)
     steps = steps_of(config, data.pipeline.steps_per_epoch)
     method.make_optimizer(config.optimizer, steps)
     setting = Setting(
         config, subject, data, found.metrics, adapter, fn,
-        method.make_loss(config, fn, adapter), example, steps,
+        method.make_loss(config, fn, adapter), example, steps, layout,
     )  # fmt: skip
     _check_fits(setting)
     _check_best(setting)

@@ -16,11 +16,12 @@ import jax
 
 import lorax
 from experiments._train.method import make_optimizer
+from experiments._train.placing import made
 from lorax.core.errors import LoraxError
 from lorax.data.pipeline import Batches, Pipeline
 from lorax.io.fingerprint import fingerprint
 from lorax.io.run_checkpoint import Checkpoints
-from lorax.parallel.replicas import Replicas
+from lorax.parallel.layout import Layout
 from lorax.train.loop import Moment, Outcome, Plan, Save, train
 from lorax.train.metrics import MetricsWriter, Writer
 from lorax.train.records import Numbers
@@ -127,7 +128,7 @@ class Trained:
     numbers: Numbers
 
 
-def run(job: Job, devices: Replicas, stop: Stop, say: Callable[[str], None]) -> Trained:
+def run(job: Job, layout: Layout, stop: Stop, say: Callable[[str], None]) -> Trained:
     """Trains, or goes on where checkpoints/ says that training was.
 
     Raises:
@@ -136,13 +137,21 @@ def run(job: Job, devices: Replicas, stop: Stop, say: Callable[[str], None]) -> 
     """
     config = job.config
     tx, schedule = make_optimizer(config.optimizer, job.steps)
-    step = make_step(job.loss, tx, schedule, accumulate=config.train.accumulate)
-    state = init_state(job.delta, tx, jax.random.key(config.seed.dropout))
-    with opened(job, state, fingerprint(job.base), say) as files:
-        state = devices.everywhere(files.state)
-        prepared = job.adapter.prepare(devices.everywhere(job.base), state.delta)
+    key = jax.random.key(config.seed.dropout)
+    first = made(
+        layout, lambda delta: init_state(delta, tx, key),
+        lambda shapes: layout.state(shapes, job.base), job.delta,
+    )  # fmt: skip
+    with opened(job, first, fingerprint(job.base), say) as files:
+        state = layout.place(files.state, layout.state(files.state, job.base))
+        prepared = job.adapter.prepare(job.base, state.delta)
+        prepared = layout.place(prepared, layout.base(prepared))
+        step = make_step(
+            job.loss, tx, schedule,
+            accumulate=config.train.accumulate, shardings=layout.shardings(state, prepared),
+        )  # fmt: skip
         outcome = train(
-            step, state, prepared, map(devices.batch, files.batches), plan(job, files.pending),
+            step, state, prepared, map(layout.batch, files.batches), plan(job, files.pending),
             writer=files.writer, save=files.save, stop=stop,
             evaluate=_evaluate(job, prepared, say),
         )  # fmt: skip

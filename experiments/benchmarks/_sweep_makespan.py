@@ -201,7 +201,7 @@ def _torch(plan: Plan, units: Sequence[Unit], folder: pathlib.Path) -> tuple[Spe
 def _export(setting: Setting, work: pathlib.Path) -> float:
     """Model and batches in a form that others read; the bare model's loss on the first batch."""
     subject, pipeline = (
-        drawn(setting.subject, setting.config, setting.example),
+        drawn(setting.subject, setting.config, setting.example, setting.layout),
         setting.data.pipeline,
     )
     pretrained.save(work / "model", subject.model, subject.base)

@@ -14,7 +14,7 @@ from experiments._cli import parse
 from experiments._sweep.pack import run_units
 from experiments._sweep.units import Unit, make_units
 from lorax.io.checkpoint import load_adapter
-from lorax.parallel.replicas import Replicas
+from lorax.parallel.layout import single
 from lorax.train.metrics import read_metrics
 from lorax.train.stop import catch
 
@@ -69,7 +69,7 @@ def packed(folder: pathlib.Path, made: Sequence[Unit], **options: Any) -> list[s
     """`run_units` on one device of this process; what it said of units and of splits."""
     said: list[str] = []
     with pytest.MonkeyPatch.context() as patch, catch() as stop:
-        patch.setattr("experiments._train.run.replicas", lambda rows: Replicas(None))
+        patch.setattr("experiments._train.run.make_layout", lambda *_: single())
         run_units(made, folder, stop, say=said.append, **options)
     return [line for line in said if line.startswith(("[", "A pack"))]
 

@@ -12,7 +12,7 @@ import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
 from experiments import train
-from lorax.parallel.replicas import Replicas
+from lorax.parallel.layout import single
 from lorax.train.metrics import MetricsWriter, read_metrics
 
 TOY = (
@@ -51,7 +51,7 @@ def run(workdir: pathlib.Path, *flags: str, report: bool = False) -> Said:
     """
     out, err = io.StringIO(), io.StringIO()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("experiments._train.run.replicas", lambda rows: Replicas(None))
+        patch.setattr("experiments._train.run.make_layout", lambda *_: single())
         patch.setattr("experiments._memory.keep_freed", lambda: True)  # other tests follow
         if not report:
             patch.setattr("experiments._train.run.write_report", lambda *_: None)

@@ -16,7 +16,7 @@ from experiments import train
 from experiments._page_file import load_config
 from experiments._train.method import make_adapter
 from experiments._train.model import make_subject
-from lorax.parallel.replicas import Replicas
+from lorax.parallel.layout import single
 from lorax.train.metrics import read_metrics
 
 FOLDER = pathlib.Path("configs")
@@ -230,7 +230,7 @@ def test_smoke_runs(name, tmp_path, capsys, monkeypatch):
     pytest.importorskip("grain")
     pytest.importorskip("matplotlib")
     # one of the devices that the tests have: two rows cannot be dealt to four
-    monkeypatch.setattr("experiments._train.run.replicas", lambda *_: Replicas(None))
+    monkeypatch.setattr("experiments._train.run.make_layout", lambda *_: single())
     workdir = tmp_path / "run"
     assert train.main([f"--config=configs/{name}.py:smoke", f"--workdir={workdir}"]) == 0
     assert (workdir / "DONE").exists()

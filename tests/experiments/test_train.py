@@ -117,7 +117,7 @@ def configured(**seeds):
     config = load_config("configs/quickstart.py:smoke")
     config.seed.update(seeds)
     setting = make_setting(config)
-    base = drawn(setting.subject, config, setting.example).base
+    base = drawn(setting.subject, config, setting.example, setting.layout).base
     example = np.zeros(setting.example.shape, setting.example.dtype)
     delta = method.first_delta(config, setting.fn, setting.adapter, base, example)
     return setting.data.pipeline, base, delta
