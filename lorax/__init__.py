@@ -22,6 +22,7 @@ from lorax.core.leaf import Factors, LowRank, Roles, Shift
 from lorax.core.report import Report, report
 from lorax.core.roles import roles
 from lorax.generation.generate import generate
+from lorax.ops.quantize import dequantize, quantize
 
 __version__ = "0.1.0"
 
@@ -43,10 +44,12 @@ __all__ = [
     "Shift",
     "Subspace",
     "adapt",
+    "dequantize",
     "freeze_base",
     "from_dict",
     "from_json",
     "generate",
+    "quantize",
     "report",
     "roles",
 ]

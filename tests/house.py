@@ -17,7 +17,7 @@ MAX_FUNCTION_LINES = 50
 # which only re-exports.
 LAYERS: dict[str, tuple[set[str], set[str]]] = {
     "core": (set(), {"jax", "numpy"}),
-    "ops": ({"core"}, {"jax", "numpy"}),
+    "ops": ({"core"}, {"jax", "numpy", "qwix"}),
     "adapters": ({"core", "ops"}, {"jax", "numpy"}),
     "models": (set(), {"flax", "jax", "numpy"}),
     "data": ({"core"}, {"absl", "datasets", "grain", "numpy", "sklearn"}),

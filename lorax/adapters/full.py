@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 
 from lorax.core import paths
-from lorax.core.adapter import Adapter, Base, Delta, check_leaf, unprepared
+from lorax.core.adapter import Adapter, Base, Delta, check_whole, unprepared
 from lorax.core.errors import LoraxError, LoraxTypeError
+from lorax.core.implicit import with_leaves
 from lorax.core.leaf import Roles
 from lorax.core.where import check_order, check_paths, check_patterns, check_used
 
@@ -43,7 +44,7 @@ class Full(Adapter):
         leaves = paths.flatten(unprepared(base)[0])
         delta = {}
         for path in self._paths(leaves):
-            check_leaf(path, leaves[path], "Full")
+            check_whole(path, leaves[path], "Full")
             check_used(path, roles)
             dtype = jnp.promote_types(leaves[path].dtype, jnp.float32)
             delta[path] = jnp.array(leaves[path], dtype, copy=True)
@@ -51,10 +52,7 @@ class Full(Adapter):
 
     def merge(self, base: Base, delta: Delta) -> Base:
         """The base with the trained copies in place."""
-        base, _ = unprepared(base)
-        stored = paths.flatten(base)
-        leaves = self.leaves(base, delta)
-        return paths.replace(base, {p: x.astype(stored[p].dtype) for p, x in leaves.items()})
+        return with_leaves(unprepared(base)[0], self.leaves(base, delta))
 
     def leaves(self, base: Base, delta: Delta) -> dict[str, Any]:
         """The trained copies, checked against the base."""

@@ -13,7 +13,8 @@ from lorax.adapters import lora_fields, lora_init
 from lorax.core import paths
 from lorax.core.adapter import Adapter, Base, Delta, check_leaf, unprepared
 from lorax.core.errors import LoraxError, LoraxTypeError, LoraxWarning, check_choice
-from lorax.core.leaf import Factors, LowRank, Roles, implicit, merged
+from lorax.core.implicit import with_leaves
+from lorax.core.leaf import Factors, LowRank, Roles
 from lorax.core.where import (
     ALL_LINEAR,
     check_order,
@@ -111,12 +112,7 @@ class LoRA(Adapter):
 
     def merge(self, base: Base, delta: Delta) -> Base:
         """W0 + scale · A B (- A0 B0) for every leaf of the delta, in float32, cast once."""
-        leaves = self.leaves(base, delta)
-        base, _ = unprepared(base, self)
-        stored = paths.flatten(base)
-        return paths.replace(
-            base, {p: merged(implicit(p, stored[p], leaf)) for p, leaf in leaves.items()}
-        )
+        return with_leaves(unprepared(base, self)[0], self.leaves(base, delta))
 
     def leaves(self, base: Base, delta: Delta) -> dict[str, Any]:
         """The factors with their scale, offset and dropout, checked against base and config."""

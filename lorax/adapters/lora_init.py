@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from lorax.core.errors import LoraxError
 from lorax.core.leaf import Factors, Roles
+from lorax.core.packed import formed
 
 DRAWS = ("kaiming", "gaussian", "orthogonal")
 DECOMPOSITIONS = ("pissa", "olora")
@@ -93,7 +94,7 @@ def decomposed(
     count, fan_in, fan_out = roles.matrix(leaf.shape)
     order = (*roles.stack, *roles.inputs, *roles.outputs)
     wide = jnp.promote_types(leaf.dtype, jnp.float32)
-    w = jnp.transpose(leaf, order).reshape(count, fan_in, fan_out).astype(wide)
+    w = jnp.transpose(formed(leaf), order).reshape(count, fan_in, fan_out).astype(wide)
     if name == "pissa":
         u, s, vt = jnp.linalg.svd(w, full_matrices=False)
         root = jnp.sqrt(s[:, :rank] / scale)

@@ -14,10 +14,10 @@ import jax
 import jax.numpy as jnp
 
 from lorax.adapters.lora import LoRA
-from lorax.core import paths
 from lorax.core.adapter import Adapter, Base, Chain, Delta, check_adapter, from_dict, unprepared
 from lorax.core.errors import LoraxTypeError
-from lorax.core.leaf import Factors, LowRank, Roles, dense
+from lorax.core.implicit import with_leaves
+from lorax.core.leaf import Factors, LowRank, Roles
 
 
 @jax.tree_util.register_dataclass
@@ -61,9 +61,7 @@ class Padded(Adapter):
 
     def merge(self, base: Base, delta: Delta) -> Base:
         """W0 + scale · A B (- A0 B0), in float32, cast once; whole leaves as they are."""
-        plain, leaves = unprepared(base)[0], self.leaves(base, delta)
-        stored = paths.flatten(plain)
-        return paths.replace(plain, {p: dense(p, stored[p], leaf) for p, leaf in leaves.items()})
+        return with_leaves(unprepared(base)[0], self.leaves(base, delta))
 
     def leaves(self, base: Base, delta: Delta) -> dict[str, Any]:
         """Factors with the numbers that lie beside them; leaves of other members as they are.

@@ -16,9 +16,10 @@ import jax.numpy as jnp
 from lorax.adapters import subspace_fields
 from lorax.adapters.projections import PROJECTIONS, Projection, draw
 from lorax.core import paths
-from lorax.core.adapter import Adapter, Base, Delta, check_leaf, unprepared
+from lorax.core.adapter import Adapter, Base, Delta, check_whole, unprepared
 from lorax.core.errors import LoraxError, LoraxTypeError, check_choice
-from lorax.core.leaf import Roles, Shift, dense
+from lorax.core.implicit import with_leaves
+from lorax.core.leaf import Roles, Shift
 from lorax.core.where import check_patterns, check_used
 
 SCOPES = ("global", "per_tensor")
@@ -88,7 +89,7 @@ class Subspace(Adapter):
         """
         chosen = self.chosen(base)
         for path, leaf in chosen.items():
-            check_leaf(path, leaf, "Subspace")
+            check_whole(path, leaf, "Subspace")
             check_used(path, roles)
         dtype = jnp.result_type(jnp.float32, *(leaf.dtype for leaf in chosen.values()))
         delta = {"theta": jnp.zeros(self.directions(chosen), dtype)}
@@ -98,10 +99,7 @@ class Subspace(Adapter):
 
     def merge(self, base: Base, delta: Delta) -> Base:
         """W0 + λ P θ of every chosen leaf, in float32, cast once."""
-        leaves = self.leaves(base, delta)
-        base, _ = unprepared(base, self)
-        stored = paths.flatten(base)
-        return paths.replace(base, {p: dense(p, stored[p], leaf) for p, leaf in leaves.items()})
+        return with_leaves(unprepared(base, self)[0], self.leaves(base, delta))
 
     def leaves(self, base: Base, delta: Delta) -> dict[str, Any]:
         """λ P θ of every chosen leaf, checked against the base."""

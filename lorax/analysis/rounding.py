@@ -11,7 +11,9 @@ import jax
 import numpy as np
 
 from lorax.core.adapter import Adapter, Base, Delta, check_adapter, unprepared
-from lorax.core.leaf import RANK, Implicit, LowRank, Shift, implicit
+from lorax.core.implicit import RANK, Implicit, implicit
+from lorax.core.leaf import LowRank, Shift
+from lorax.core.packed import formed
 from lorax.core.paths import flatten
 
 
@@ -84,7 +86,7 @@ def merge_rounding(adapter: Adapter, base: Base, delta: Delta) -> MergeRounding:
 
 
 def _row(path: str, w: jax.Array, leaf: Any, merged: jax.Array) -> LeafRounding:
-    before = np.asarray(w).astype(np.float64)
+    before = np.asarray(formed(w)).astype(np.float64)
     if isinstance(leaf, LowRank):
         update = _update(implicit(path, w, leaf))
     elif isinstance(leaf, Shift):
@@ -100,7 +102,7 @@ def _row(path: str, w: jax.Array, leaf: Any, merged: jax.Array) -> LeafRounding:
 def _update(leaf: Implicit) -> np.ndarray:
     """scale · (sum of the terms) in float64, on the axes of the leaf."""
     numbers = {label: number for number, label in enumerate((*leaf.axes, RANK))}
-    total = np.zeros(leaf.w.shape)
+    total = np.zeros(leaf.shape)
     for term in leaf.terms:
         operands: list[Any] = []
         for factor, axes in term.sides:

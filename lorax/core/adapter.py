@@ -11,6 +11,7 @@ import jax
 from lorax.core import paths
 from lorax.core.errors import LoraxError, LoraxTypeError
 from lorax.core.leaf import LowRank, Roles
+from lorax.core.packed import is_packed
 
 Base = Any
 Delta = Any
@@ -241,6 +242,16 @@ def check_adapter(adapter: Any) -> None:
         raise LoraxTypeError(
             f"adapter is {_describe(adapter)}: expected an adapter such as LoRA(rank=8); "
             "pass an instance, not a class, a dict or a number"
+        )
+
+
+def check_whole(path: str, leaf: Any, wanted_by: str) -> None:
+    """Raises LoraxError for a quantised leaf, and as `check_leaf`: it is to be moved as a whole."""
+    check_leaf(path, leaf, wanted_by)
+    if is_packed(leaf):
+        raise LoraxError(
+            f"'{path}' is quantised and {wanted_by} moves the whole leaf, which would be formed: "
+            "narrow where= so that it is left out, or pass lorax.dequantize(base)"
         )
 
 

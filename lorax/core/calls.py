@@ -9,7 +9,8 @@ from jax import lax
 from jax.sharding import PartitionSpec
 
 from lorax.core import _jax
-from lorax.core.leaf import Implicit, Label, merged
+from lorax.core.implicit import Implicit, Label, merged
+from lorax.core.packed import Packed, Runs
 
 Values = list[Any]
 
@@ -32,6 +33,8 @@ def _constrained(value: Any, sharding: Any) -> Any:
     if sharding is None:
         return value
     if isinstance(value, Implicit):
+        if isinstance(value.w, Packed):  # the sharding is one of the matrix
+            return value
         arrays = [array for array, _ in value.pieces()]
         return value.rebuild([lax.with_sharding_constraint(arrays[0], sharding), *arrays[1:]])
     return lax.with_sharding_constraint(value, sharding)
@@ -71,8 +74,9 @@ def scan(ctx: Any, eqn: _jax.Equation, values: Values) -> list[Any]:
     """
     body, p = _jax.inner(eqn), eqn.params
     n_consts, n_carry = _jax.scan_split(eqn)
-    for i in range(n_consts, n_consts + n_carry):
-        values = ctx.merge_operand(eqn, values, i)
+    for i, value in enumerate(values[n_consts:], n_consts):
+        if i < n_consts + n_carry or (isinstance(value, Implicit) and value.whole(value.axes[0])):
+            values = ctx.merge_operand(eqn, values, i)
     consts, carry = values[:n_consts], values[n_consts : n_consts + n_carry]
     xs, unslice = _sliced(values[n_consts + n_carry :])
     numbers = jnp.arange(p["length"]) if ctx.drops else None
@@ -206,4 +210,5 @@ def shard_map(ctx: Any, eqn: _jax.Equation, values: Values) -> list[Any]:
 
 def _specs_of(leaf: Implicit, spec: PartitionSpec) -> list[PartitionSpec]:
     names: dict[Label, Any] = dict(zip(leaf.axes, spec, strict=False))
+    names |= {Runs(label): name for label, name in names.items()}
     return [PartitionSpec(*(names.get(label) for label in labels)) for _, labels in leaf.pieces()]

@@ -22,7 +22,9 @@ from lorax.core.adapter import (
 )
 from lorax.core.errors import LoraxError, check_choice
 from lorax.core.evaluation import Evaluation
-from lorax.core.leaf import dense, implicit, may_drop
+from lorax.core.implicit import Implicit, bare, dense, implicit, may_drop
+from lorax.core.leaf import LowRank
+from lorax.core.packed import is_packed
 from lorax.core.roles import roles
 from lorax.core.trace import check_program, run_on
 
@@ -134,19 +136,19 @@ def evaluate(
     """`fn(base, *args, **kwargs)` with `leaves` in place of the base's own, on record in
     `evaluation`."""
     stored = paths.flatten(base)
-    factored = low_rank_leaves(leaves)
-    plain = {
-        path: dense(path, stored[path], leaf)
-        for path, leaf in leaves.items()
-        if path not in factored
-    }
-    if not factored:
-        return fn(paths.replace(base, plain), *args, **kwargs)
-    values = {
-        path: implicit(path, leaf, factored[path]) if path in factored else plain.get(path, leaf)
-        for path, leaf in stored.items()
-    }
+    values = {path: _value(path, w, leaves.get(path)) for path, w in stored.items()}
+    if not any(isinstance(value, Implicit) for value in values.values()):
+        return fn(paths.replace(base, values), *args, **kwargs)
     return run_on(evaluation, fn, base, stored, values, args, kwargs)
+
+
+def _value(path: str, w: Any, leaf: Any) -> Any:
+    """What stands in the place of the stored leaf `w`; `leaf` is what the adapter says of it."""
+    if isinstance(leaf, LowRank):
+        return implicit(path, w, leaf)
+    if leaf is not None:
+        return dense(path, w, leaf)
+    return bare(path, w) if is_packed(w) else w
 
 
 def _refuse_dropout(leaves: Mapping[str, Any]) -> None:

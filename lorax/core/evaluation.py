@@ -15,7 +15,8 @@ import jax
 
 from lorax.core import _jax, paths
 from lorax.core.errors import LoraxError, LoraxWarning
-from lorax.core.leaf import Implicit, Label, merged
+from lorax.core.implicit import Implicit, Label, merged
+from lorax.core.packed import Packed
 from lorax.core.rules import RULES
 
 Values = list[Any]
@@ -138,7 +139,9 @@ class Evaluation:
         self.refuse_dropout(leaf, primitive)
         known = self._find(leaf.path)
         seen = known or Use(leaf.path, primitive)
-        self._put(dataclasses.replace(seen, primitive=primitive, merged=True))
+        note = "formed from its codes" if isinstance(leaf.w, Packed) else seen.note
+        is_adapted = bool(leaf.terms) or seen.merged
+        self._put(dataclasses.replace(seen, primitive=primitive, merged=is_adapted, note=note))
         return merged(leaf)
 
     def refuse_dropout(self, leaf: Implicit, at: Any) -> None:

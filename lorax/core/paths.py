@@ -14,6 +14,7 @@ import jax
 import numpy as np
 
 from lorax.core.errors import LoraxError, LoraxTypeError
+from lorax.core.packed import is_packed
 
 Tree = Any
 
@@ -43,13 +44,13 @@ def _name(key: Any) -> str:
 
 
 def flatten(tree: Tree) -> dict[str, Any]:
-    """The array leaves of `tree` by path, in tree order.
+    """The array leaves of `tree` by path, in tree order; a quantised one is one leaf.
 
     Raises:
       LoraxError: two leaves share a path (keys `1` and `"1"`, say).
     """
     leaves: dict[str, Any] = {}
-    for keys, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
+    for keys, leaf in jax.tree_util.tree_flatten_with_path(tree, is_leaf=is_packed)[0]:
         if not is_array(leaf):
             continue
         path = path_of(keys)
@@ -68,7 +69,7 @@ def replace(tree: Tree, new: Mapping[str, Any]) -> Tree:
     def choose(keys: Sequence[Any], leaf: Any) -> Any:
         return new.get(path_of(keys), leaf) if is_array(leaf) else leaf
 
-    return jax.tree_util.tree_map_with_path(choose, tree)
+    return jax.tree_util.tree_map_with_path(choose, tree, is_leaf=is_packed)
 
 
 def select(patterns: Iterable[str], paths: Iterable[str]) -> dict[str, str]:

@@ -5,7 +5,7 @@ dtype of the operands they meet, and sums run in float32: the result is rounded 
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -14,7 +14,8 @@ from jax import lax
 
 from lorax.core import _jax
 from lorax.core.contract import contract, widened
-from lorax.core.leaf import RANK, Implicit, Label, Term
+from lorax.core.implicit import RANK, Implicit, Label, Pair, Term
+from lorax.core.packed import Packed, through
 
 Values = list[Any]
 Labels = Sequence[Label]
@@ -27,7 +28,7 @@ def dot_general(ctx: Any, eqn: _jax.Equation, values: Values) -> list[Any]:
     if isinstance(values[1 - side], Implicit):
         values = ctx.merge_operand(eqn, values, 1 - side)
     leaf, x = values[side], values[1 - side]
-    free = [i for i in range(leaf.w.ndim) if i not in (*contracting[side], *batch[side])]
+    free = [i for i in range(len(leaf.axes)) if i not in (*contracting[side], *batch[side])]
     ctx.record(leaf, eqn, stack=batch[side], inputs=contracting[side], outputs=free)
 
     x_axes: list[Label] = [("x", i) for i in range(x.ndim)]
@@ -39,26 +40,37 @@ def dot_general(ctx: Any, eqn: _jax.Equation, values: Values) -> list[Any]:
     shared = [leaf.axes[i] for i in batch[side]]
     out_axes = [*shared, *leaf_free, *x_free] if side == 0 else [*shared, *x_free, *leaf_free]
 
-    plain = [leaf.w if v is leaf else v for v in values]
-    if not leaf.terms:
-        return _jax.run_one(eqn, plain)
-    y = base_product(eqn, plain)
+    y = base_product(eqn, values, out_axes)
     x = ctx.drop(x, leaf, eqn)
     for term in leaf.terms:
         y = y + low_rank(x, x_axes, leaf, term, out_axes, y.dtype, eqn.params["precision"])
     return [y.astype(_jax.out_dtype(eqn))]
 
 
-def base_product(eqn: _jax.Equation, values: Values) -> jax.Array:
+def base_product(eqn: _jax.Equation, values: Values, out_axes: Labels) -> jax.Array:
     """x W0, in float32 where the program has a 16-bit result, with the program's own derivative.
 
     Rounding x W0 before the low-rank part is added would cost as much accuracy as merging in
-    bfloat16 does.
+    bfloat16 does. A quantised W0 is formed for this product alone.
+
+    Args:
+      values: the operands, one of them the leaf.
+      out_axes: the labels of the result.
     """
+    at = next(i for i, value in enumerate(values) if isinstance(value, Implicit))
+    leaf, others = values[at], [*values[:at], *values[at + 1 :]]
+    product = _wide(eqn)
+    multiply = lambda w, *x: product(*x[:at], w, *x[at:])
+    if isinstance(leaf.w, Packed):
+        return through(leaf.w, leaf.axes, out_axes, multiply, *others)
+    return multiply(leaf.w, *others)
+
+
+def _wide(eqn: _jax.Equation) -> Callable[..., jax.Array]:
     own, total = _jax.out_dtype(eqn), jnp.dtype(jnp.float32)
     wider = eqn.replace(params=eqn.params | {"preferred_element_type": total})
     narrow, wide = (lambda *v, e=e: _jax.run_one(e, v)[0] for e in (eqn, wider))
-    return widened(narrow, wide if own.itemsize == 2 else narrow, own, total)(*values)
+    return widened(narrow, wide if own.itemsize == 2 else narrow, own, total)
 
 
 def low_rank(
@@ -115,21 +127,22 @@ def gather(ctx: Any, eqn: _jax.Equation, values: Values) -> list[Any] | None:
     if not isinstance(leaf, Implicit) or isinstance(indices, Implicit):
         return None
     looked_up = tuple(numbers.start_index_map)
-    expected = [1 if i in looked_up else n for i, n in enumerate(leaf.w.shape)]
+    expected = [1 if i in looked_up else n for i, n in enumerate(leaf.shape)]
     if len(looked_up) != 1 or tuple(numbers.collapsed_slice_dims) != looked_up:
         return None
     if getattr(numbers, "operand_batching_dims", ()) or list(eqn.params["slice_sizes"]) != expected:
         return None
     (at,) = looked_up
-    label, rest = leaf.axes[at], [i for i in range(leaf.w.ndim) if i != at]
+    label, rest = leaf.axes[at], [i for i in range(len(leaf.axes)) if i != at]
     stacked = all(label in side for term in leaf.terms for _, side in term.sides)
-    if leaf.w.ndim > 2 if not leaf.terms else stacked:
-        return [_looked_up_stack(ctx, eqn, leaf, indices, at)]
+    if len(leaf.axes) > 2 if not leaf.terms else stacked:
+        return None if leaf.whole(label) else [_looked_up_stack(ctx, eqn, leaf, indices, at)]
     ctx.record(leaf, eqn, stack=(), inputs=(at,), outputs=rest)
 
     batch: list[Label] = [("x", i) for i in range(indices.ndim - 1)]
     out_axes = _merge_axes(batch, [leaf.axes[i] for i in rest], numbers.offset_dims)
-    (y,) = _jax.run_one(eqn, [leaf.w, indices])
+    w = leaf.w.formed(leaf.axes) if isinstance(leaf.w, Packed) else leaf.w
+    (y,) = _jax.run_one(eqn, [w, indices])
     y = y if not leaf.terms else y.astype(jnp.promote_types(y.dtype, jnp.float32))
     for term in leaf.terms:
         (first, first_axes), (second, second_axes) = sorted(
@@ -147,35 +160,35 @@ def _looked_up_stack(
 ) -> Implicit:
     label, origin = leaf.axes[at], leaf.origins[at]
     batch: list[Label] = [ctx.fresh_label() for _ in range(indices.ndim - 1)]
-    arrays = [_jax.run_one(eqn, [leaf.w, indices])[0]]
-    for array, labels in leaf.pieces()[1:]:
-        found = _rows(eqn, array, labels, label, indices, batch)[0] if label in labels else array
-        arrays.append(found)
-    terms = [
-        Term(arrays[1 + 2 * i], (*batch, *_without(term.a_axes, label)),
-             arrays[2 + 2 * i], (*batch, *_without(term.b_axes, label)))
-        for i, term in enumerate(leaf.terms)
-    ]  # fmt: skip
-    rest = _without(leaf.axes, label)
-    axes = _merge_axes(batch, rest, eqn.params["dimension_numbers"].offset_dims)
+    offset_dims = eqn.params["dimension_numbers"].offset_dims
+    axes = _merge_axes(batch, _without(leaf.axes, label), offset_dims)
     known = dict(zip(leaf.axes, leaf.origins, strict=True))
-    return Implicit(
-        leaf.path,
-        arrays[0],
-        tuple(axes),
-        tuple(known.get(a, frozenset()) for a in axes),
-        leaf.stack | origin,
-        leaf.dropped,
-        tuple(terms),
-        leaf.scale,
-        leaf.dropout,
-    )
+
+    def found(x: jax.Array, own: Labels, fill: Any = 0) -> Pair:
+        return _rows(eqn, x, own, label, indices, batch, fill) if label in own else (x, tuple(own))
+
+    if isinstance(leaf.w, Packed):
+        own, rest = [found(*side, fill=None) for side in leaf.w.sides], leaf.pieces()[2:]
+    else:
+        own, rest = [(_jax.run_one(eqn, [leaf.w, indices])[0], tuple(axes))], leaf.pieces()[1:]
+    origins = [known.get(axis, frozenset()) for axis in axes]
+    pairs = [*own, *(found(*pair) for pair in rest)]
+    return leaf.on(pairs, axes, origins).remember(stack=origin)
 
 
 def _rows(
-    eqn: _jax.Equation, x: jax.Array, axes: Labels, label: Label, indices: jax.Array, batch: Labels
-) -> tuple[jax.Array, list[Label]]:
-    """The lookup of `eqn` done on a factor: axes `batch` first, then the factor's others."""
+    eqn: _jax.Equation,
+    x: jax.Array,
+    axes: Labels,
+    label: Label,
+    indices: jax.Array,
+    batch: Labels,
+    fill: Any = 0,
+) -> Pair:
+    """The lookup of `eqn` done on a factor: axes `batch` first, then the factor's others.
+
+    `fill` is what an index beyond the end finds; None means NaN.
+    """
     at, n = list(axes).index(label), len(batch)
     numbers = lax.GatherDimensionNumbers(
         offset_dims=tuple(range(n, n + x.ndim - 1)),
@@ -183,8 +196,8 @@ def _rows(
         start_index_map=(at,),
     )
     sizes = tuple(1 if i == at else size for i, size in enumerate(x.shape))
-    rows = lax.gather(x, indices, numbers, sizes, mode=eqn.params["mode"], fill_value=0)
-    return rows, [*batch, *_without(axes, label)]
+    rows = lax.gather(x, indices, numbers, sizes, mode=eqn.params["mode"], fill_value=fill)
+    return rows, (*batch, *_without(axes, label))
 
 
 def _without(axes: Labels, label: Label) -> tuple[Label, ...]:
@@ -210,13 +223,13 @@ def conv_general_dilated(ctx: Any, eqn: _jax.Equation, values: Values) -> list[A
         return None
     out_dim, *in_dims = numbers.rhs_spec
     ctx.record(leaf, eqn, stack=(), inputs=in_dims, outputs=(out_dim,))
-    if p["feature_group_count"] != 1 or p["batch_group_count"] != 1:
-        return None if leaf.terms else _jax.run_one(eqn, [x, leaf.w])
-    y = base_product(eqn, [x, leaf.w])
+    if leaf.terms and (p["feature_group_count"] != 1 or p["batch_group_count"] != 1):
+        return None
     feature = numbers.out_spec[1]
-    out_axes: list[Label] = [("x", i) for i in range(y.ndim)]
+    out_axes: list[Label] = [("x", i) for i in range(x.ndim)]
     small_axes = list(out_axes)
     out_axes[feature], small_axes[feature] = leaf.axes[out_dim], RANK
+    y = base_product(eqn, values, out_axes)
     wanted = [RANK if i == out_dim else label for i, label in enumerate(leaf.axes)]
     x = ctx.drop(x, leaf, eqn)
     for term in leaf.terms:
@@ -239,18 +252,18 @@ def conv_general_dilated(ctx: Any, eqn: _jax.Equation, values: Values) -> list[A
 def ragged_dot_general(ctx: Any, eqn: _jax.Equation, values: Values) -> list[Any] | None:
     """Rows of x grouped by expert times one matrix an expert: two ragged products in a row."""
     x, leaf, sizes = values
+    if not isinstance(leaf, Implicit) or isinstance(x, Implicit) or len(leaf.axes) != 3:
+        return None
     p = dict(eqn.params)
     numbers = p["ragged_dot_dimension_numbers"]
     (contracting, batch) = numbers.dot_dimension_numbers
     groups = tuple(numbers.rhs_group_dimensions)
-    if not isinstance(leaf, Implicit) or isinstance(x, Implicit) or any(batch) or leaf.w.ndim != 3:
-        return None
-    if len(groups) != 1 or len(contracting[1]) != 1:
+    if any(batch) or len(groups) != 1 or len(contracting[1]) != 1:
         return None
     (out,) = {0, 1, 2} - {*groups, *contracting[1]}
     ctx.record(leaf, eqn, stack=groups, inputs=contracting[1], outputs=(out,))
-    y = base_product(eqn, [x, leaf.w, sizes])
     group, summed, free = (leaf.axes[i] for i in (*groups, *contracting[1], out))
+    y = base_product(eqn, values, [("x", 0), free])
     options = {"precision": p["precision"], "group_offset": p["group_offset"]}
     inner = lax.RaggedDotDimensionNumbers(
         dot_dimension_numbers=(((1,), (1,)), ((), ())),

@@ -14,18 +14,19 @@ import jax.numpy as jnp
 from jax import lax
 
 from lorax.core import _jax
-from lorax.core.leaf import Implicit, Label
+from lorax.core.implicit import Implicit, Label
+from lorax.core.packed import Packed
 
 Values = list[Any]
 
 
 def transpose(ctx: Any, eqn: _jax.Equation, values: Values) -> list[Any]:
-    """Permutes w and the labels; the factors do not move."""
+    """Permutes w and the labels; the factors do not move, nor do codes."""
     (leaf,), permutation = values, eqn.params["permutation"]
     return [
         dataclasses.replace(
             leaf,
-            w=lax.transpose(leaf.w, permutation),
+            w=leaf.w if isinstance(leaf.w, Packed) else lax.transpose(leaf.w, permutation),
             axes=tuple(leaf.axes[i] for i in permutation),
             origins=tuple(leaf.origins[i] for i in permutation),
         )
@@ -34,13 +35,21 @@ def transpose(ctx: Any, eqn: _jax.Equation, values: Values) -> list[Any]:
 
 def convert_element_type(ctx: Any, eqn: _jax.Equation, values: Values) -> list[Any] | None:
     """Casts w; the factors keep float32 until a product asks for the dtype of its operands."""
-    if not jnp.issubdtype(eqn.params["new_dtype"], jnp.floating):
+    (leaf,), dtype = values, eqn.params["new_dtype"]
+    if not jnp.issubdtype(dtype, jnp.floating):
         return None
-    return [dataclasses.replace(values[0], w=_jax.run_one(eqn, [values[0].w])[0])]
+    packed = isinstance(leaf.w, Packed)
+    w = leaf.w.astype(dtype) if packed else _jax.run_one(eqn, [leaf.w])[0]
+    return [dataclasses.replace(leaf, w=w)]
 
 
-def on_w(ctx: Any, eqn: _jax.Equation, values: Values) -> list[Any]:
-    """For primitives that leave values alone (sharding, barriers, copies): acts on w only."""
+def on_w(ctx: Any, eqn: _jax.Equation, values: Values) -> list[Any] | None:
+    """For primitives that leave values alone (sharding, barriers, copies): acts on w only.
+
+    Codes are no operand for them: a quantised leaf passes by where it is alone.
+    """
+    if any(isinstance(v, Implicit) and isinstance(v.w, Packed) for v in values):
+        return values if len(values) == 1 else None
     plain = [v.w if isinstance(v, Implicit) else v for v in values]
     outputs = _jax.run_one(eqn, plain)
     return [
@@ -58,7 +67,8 @@ def stop_gradient(ctx: Any, eqn: _jax.Equation, values: Values) -> list[Any]:
 def neg(ctx: Any, eqn: _jax.Equation, values: Values) -> list[Any]:
     """The sign goes to the scale."""
     (leaf,) = values
-    return [dataclasses.replace(leaf, w=-leaf.w, scale=-leaf.scale)]
+    w = leaf.w.times(-1.0) if isinstance(leaf.w, Packed) else -leaf.w
+    return [dataclasses.replace(leaf, w=w, scale=-leaf.scale)]
 
 
 def scalar_product(ctx: Any, eqn: _jax.Equation, values: Values) -> list[Any] | None:
@@ -69,18 +79,23 @@ def scalar_product(ctx: Any, eqn: _jax.Equation, values: Values) -> list[Any] | 
         return None
     if not jnp.issubdtype(jnp.result_type(scalar), jnp.floating):
         return None
-    (w,) = _jax.run_one(eqn, [v.w if v is leaf else v for v in values])
+    if isinstance(leaf.w, Packed):
+        w = leaf.w.times(1 / scalar if divides else scalar)
+    else:
+        (w,) = _jax.run_one(eqn, [v.w if v is leaf else v for v in values])
     scale = leaf.scale / scalar if divides else leaf.scale * scalar
     return [dataclasses.replace(leaf, w=w, scale=scale)]
 
 
-def slice_(ctx: Any, eqn: _jax.Equation, values: Values) -> list[Any]:
+def slice_(ctx: Any, eqn: _jax.Equation, values: Values) -> list[Any] | None:
     """Slices w and whichever factors have the axis."""
     (leaf,), p = values, eqn.params
-    strides = p["strides"] or (1,) * leaf.w.ndim
-    full = zip(p["start_indices"], p["limit_indices"], strides, leaf.w.shape, strict=True)
+    strides = p["strides"] or (1,) * len(leaf.axes)
+    full = zip(p["start_indices"], p["limit_indices"], strides, leaf.shape, strict=True)
     for label, (start, stop, stride, size) in zip(leaf.axes, full, strict=True):
         if (start, stop, stride) != (0, size, 1):
+            if leaf.whole(label):
+                return None
             leaf = leaf.map_axis(label, _slicer(start, stop, stride))
     return [leaf]
 
@@ -89,10 +104,12 @@ def _slicer(start: int, stop: int, stride: int = 1) -> Callable[[Any, int], Any]
     return lambda x, axis: lax.slice_in_dim(x, start, stop, stride, axis)
 
 
-def split(ctx: Any, eqn: _jax.Equation, values: Values) -> list[Any]:
+def split(ctx: Any, eqn: _jax.Equation, values: Values) -> list[Any] | None:
     """Several slices along one axis, a fused q, k, v kernel for instance."""
     (leaf,), outputs, start = values, [], 0
     label = leaf.axes[eqn.params["axis"]]
+    if leaf.whole(label):
+        return None
     for size in map(int, eqn.params["sizes"]):
         outputs.append(leaf.map_axis(label, _slicer(start, start + size)))
         start += size
@@ -105,8 +122,10 @@ def dynamic_slice(ctx: Any, eqn: _jax.Equation, values: Values) -> list[Any] | N
     if not isinstance(leaf, Implicit):
         return None
     sizes = eqn.params["slice_sizes"]
-    for label, start, size, whole in zip(leaf.axes, starts, sizes, leaf.w.shape, strict=True):
+    for label, start, size, whole in zip(leaf.axes, starts, sizes, leaf.shape, strict=True):
         if size != whole:
+            if leaf.whole(label):
+                return None
             cut = functools.partial(_dynamic_slice, start=start, size=size)
             leaf = leaf.map_axis(label, cut)
     return [leaf]
@@ -116,10 +135,13 @@ def _dynamic_slice(x: Any, axis: int, start: Any, size: int) -> Any:
     return lax.dynamic_slice_in_dim(x, start, size, axis)
 
 
-def rev(ctx: Any, eqn: _jax.Equation, values: Values) -> list[Any]:
+def rev(ctx: Any, eqn: _jax.Equation, values: Values) -> list[Any] | None:
     """Reverses axes of w and of the factors that have them: a transposed convolution's kernel."""
     (leaf,) = values
-    for label in [leaf.axes[i] for i in eqn.params["dimensions"]]:
+    labels = [leaf.axes[i] for i in eqn.params["dimensions"]]
+    if any(map(leaf.whole, labels)):
+        return None
+    for label in labels:
         leaf = leaf.map_axis(label, lambda x, axis: lax.rev(x, (axis,)))
     return [leaf]
 
@@ -144,9 +166,9 @@ def _squeezed(leaf: Implicit, label: Label) -> Implicit:
 def broadcast_in_dim(ctx: Any, eqn: _jax.Equation, values: Values) -> list[Any] | None:
     """New axes are given to A, repeated; stretching an axis of size one has no factored form."""
     leaf, shape, where = values[0], eqn.params["shape"], eqn.params["broadcast_dimensions"]
-    if not isinstance(leaf, Implicit) or len(values) > 1:
+    if not isinstance(leaf, Implicit) or len(values) > 1 or isinstance(leaf.w, Packed):
         return None
-    if any(shape[axis] != size for axis, size in zip(where, leaf.w.shape, strict=True)):
+    if any(shape[axis] != size for axis, size in zip(where, leaf.shape, strict=True)):
         return None
     added = {axis: ctx.fresh_label() for axis in range(len(shape)) if axis not in where}
     old = {axis: i for i, axis in enumerate(where)}
@@ -169,9 +191,11 @@ def reshape(ctx: Any, eqn: _jax.Equation, values: Values) -> list[Any] | None:
     leaf, sizes = values[0], eqn.params["new_sizes"]
     if len(values) > 1 or eqn.params.get("dimensions") is not None:
         return None
-    for label in [label for label, n in zip(leaf.axes, leaf.w.shape, strict=True) if n == 1]:
+    if isinstance(leaf.w, Packed) and 1 in sizes:
+        return None
+    for label in [label for label, n in zip(leaf.axes, leaf.shape, strict=True) if n == 1]:
         leaf = _squeezed(leaf, label)
-    groups = _groups(leaf.w.shape, [n for n in sizes if n != 1])
+    groups = _groups(leaf.shape, [n for n in sizes if n != 1])
     if groups is None:
         return None
     pairs = []
@@ -184,7 +208,8 @@ def reshape(ctx: Any, eqn: _jax.Equation, values: Values) -> list[Any] | None:
                 news,
             )
         )
-    if any(not _together(leaf, labels) for labels, _, _ in pairs):
+    changed = [label for labels, new_labels, _ in pairs if labels != new_labels for label in labels]
+    if any(not _together(leaf, labels) for labels, _, _ in pairs) or any(map(leaf.whole, changed)):
         return None
     for labels, new_labels, news in pairs:
         leaf = _regrouped(leaf, labels, new_labels, news)
@@ -235,18 +260,14 @@ def _regrouped(
 
     at = leaf.axes.index(labels[0])
     joined = frozenset().union(*(leaf.origins[at + k] for k in range(len(labels))))
-    w, axes = change(leaf.w, leaf.axes)
+    axes = (*leaf.axes[:at], *new_labels, *leaf.axes[at + len(labels) :])
     origins = (*leaf.origins[:at], *[joined] * len(sizes), *leaf.origins[at + len(labels) :])
-    terms = []
-    for term in leaf.terms:
-        (a, a_axes), (b, b_axes) = (change(x, side) for x, side in term.sides)
-        terms.append(dataclasses.replace(term, a=a, a_axes=a_axes, b=b, b_axes=b_axes))
-    return dataclasses.replace(leaf, w=w, axes=axes, origins=origins, terms=tuple(terms))
+    return leaf.on([change(x, side) for x, side in leaf.pieces()], axes, origins)
 
 
 def _with_units(ctx: Any, leaf: Implicit, sizes: Sequence[int]) -> Implicit:
     """Puts axes of size one back where `sizes` has them; A carries them."""
-    if len(sizes) == leaf.w.ndim:
+    if len(sizes) == len(leaf.axes):
         return leaf
     known = zip(leaf.axes, leaf.origins, strict=True)
     units: list[Label] = [ctx.fresh_label() for size in sizes if size == 1]

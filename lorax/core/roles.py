@@ -10,7 +10,8 @@ import jax.numpy as jnp
 from lorax.core import paths
 from lorax.core.adapter import Base, unprepared
 from lorax.core.evaluation import Evaluation, Use, by_path
-from lorax.core.leaf import Roles, bare
+from lorax.core.implicit import bare
+from lorax.core.leaf import Roles
 from lorax.core.trace import check_program, run_on, shapes_of, shapes_only
 
 PRODUCTS = {"conv_general_dilated": "conv", "gather": "gather"}

@@ -9,6 +9,7 @@ import jax
 from lorax.core import _jax, paths
 from lorax.core.errors import LoraxTypeError
 from lorax.core.evaluation import Evaluation
+from lorax.core.packed import is_packed
 
 
 def check_program(fn: Any, name: str = "fn") -> None:
@@ -45,6 +46,8 @@ def run_on(
 ) -> Any:
     """Traces `fn` with respect to the `stored` leaves of `base` and evaluates it on `values`.
 
+    The program sees a quantised leaf as the matrix it stands for; only `values` know better.
+
     Only these leaves are arguments of the trace: whatever else the program takes is closed over,
     so Python values stay Python values and traced ones belong to the caller's trace.
     """
@@ -54,14 +57,19 @@ def run_on(
         own_args, own_kwargs = jax.tree.map(lambda leaf: leaf, (args, dict(kwargs)))
         return fn(paths.replace(base, leaves), *own_args, **own_kwargs)
 
-    program, tree = _jax.trace(traced, dict(stored))
+    given = {path: _matrix(leaf) if is_packed(leaf) else leaf for path, leaf in stored.items()}
+    program, tree = _jax.trace(traced, given)
     outputs = evaluation.concrete(program, [values[path] for path in sorted(stored)])
     return jax.tree.unflatten(tree, outputs)
 
 
 def shapes_of(leaves: Mapping[str, Any]) -> dict[str, jax.ShapeDtypeStruct]:
-    """Shape and dtype of each leaf."""
-    return {path: jax.ShapeDtypeStruct(x.shape, x.dtype) for path, x in leaves.items()}
+    """Shape and dtype of each leaf; of codes and scales where one is quantised."""
+    return {path: jax.tree.map(_matrix, leaf) for path, leaf in leaves.items()}
+
+
+def _matrix(leaf: Any) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
 
 
 def shapes_only(tree: Any) -> tuple[list[Any], Callable[[list[Any]], Any]]:

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
+from lorax.models import mesh
 from lorax.models.config import TransformerConfig
 
 
@@ -93,9 +94,11 @@ def vocabulary_head(config: TransformerConfig, embed: nn.Embed, name: str) -> He
     It may run inside `jax.lax.scan` and `jax.checkpoint`, where a Dense may not.
     """
     if config.tied:
-        return Head(embed.embedding.astype(config.dtype), 0, "/".join((*embed.path, "embedding")))
-    kernel = Kernel(config, config.vocab_size, name=name)
-    return Head(kernel().astype(config.dtype), 1, "/".join((*kernel.path, "kernel")))
+        table, axis, path = embed.embedding, 0, (*embed.path, "embedding")
+    else:
+        kernel = Kernel(config, config.vocab_size, name=name)
+        table, axis, path = kernel(), 1, (*kernel.path, "kernel")
+    return Head(mesh.vocabulary(table.astype(config.dtype), axis), axis, "/".join(path))
 
 
 def layer_norm(config: TransformerConfig, name: str) -> nn.LayerNorm:

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 import lorax
-from lorax.core.leaf import LowRank, implicit, merged
+from lorax.core.implicit import implicit, merged
+from lorax.core.leaf import LowRank
 
 MATRIX = lorax.Roles((), (0,), (1,))
 
