@@ -30,7 +30,8 @@ def make_layout(config: Any, say: Callable[[str], None] = print) -> Layout:
     Raises:
       LoraxError: a mesh that the devices do not make, or rows that it does not divide.
     """
-    part, rows = config.mesh, config.train.batch
+    part, batches = config.mesh, _batches(config)
+    rows = math.gcd(*batches.values())
     devices = jax.devices()
     if not part.data and jax.process_count() == 1:
         devices = devices[: _usable(part, rows, len(devices))]
@@ -39,19 +40,28 @@ def make_layout(config: Any, say: Callable[[str], None] = print) -> Layout:
     except LoraxError as error:
         raise LoraxError(f"config.mesh: {error}") from None
     parts = mesh.shape["data"] * mesh.shape["fsdp"]
-    if rows % parts:
-        raise LoraxError(
-            f"config.train.batch is {rows} and config.mesh cuts it into {parts}: expected a "
-            f"multiple of {parts}; change one of them"
-        )
+    for name, batch in batches.items():
+        if batch % parts:
+            raise LoraxError(
+                f"{name} is {batch} and config.mesh cuts it into {parts}: expected a multiple of "
+                f"{parts}; change one of them"
+            )
     if mesh.size < jax.device_count():
         say(
-            f"Using {mesh.size} of {jax.device_count()} devices: a batch of {rows} cannot be dealt "
-            "evenly to more."
+            f"Using {mesh.size} of {jax.device_count()} devices: a batch of "
+            f"{min(batches.values())} cannot be dealt evenly to more."
         )
     if mesh.size == 1:
         return single()
     return Layout(mesh, RULES[family(config)], part.replicate_below)
+
+
+def _batches(config: Any) -> dict[str, int]:
+    """Rows of an update, in training and in that of a base before it."""
+    found = {"config.train.batch": config.train.batch}
+    if config.pretrain.steps and not config.model.source:
+        found["config.pretrain.batch"] = config.pretrain.batch
+    return found
 
 
 def _usable(part: Any, rows: int, devices: int) -> int:
