@@ -67,9 +67,9 @@ def make_step(
       learning_rate: the schedule inside `tx`, where there is one, so that it can be reported.
       accumulate: equal parts in which a batch is computed one after the other, to the result of
         the whole; see `lorax.train.gradients.value_and_grad`.
-      shardings: where state, base and batch lie on a mesh, as trees of `NamedSharding` or one for
-        all arrays (`lorax.parallel.layout.Layout.shardings` makes them); arguments must lie so,
-        and the state that is returned does. None leaves it to the arguments.
+      shardings: where state, base and batch lie on a mesh: a `State` of `NamedSharding`, for the
+        others such trees or one for all arrays. `lorax.parallel.layout.Layout.shardings` makes
+        them. Arguments must lie so, and so does the state that is returned.
 
     Returns:
       `step(state, base, batch) -> (state, metrics)`, jitted. The state is donated: use the returned
@@ -82,29 +82,33 @@ def make_step(
       LoraxError: as `lorax.train.gradients.value_and_grad`, also when the step is first called.
     """
     gradients = value_and_grad(loss, accumulate)
+    if shardings is not None:
+        gradients = _lying(gradients, shardings[0].delta)
 
     def step(state: State, base: Base, batch: Any) -> tuple[State, Metrics]:
         return updated(state, base, batch, gradients, tx, learning_rate)
 
-    return jax.jit(step, donate_argnums=0) if shardings is None else _on_mesh(step, shardings)
-
-
-def _on_mesh(step: Step, shardings: tuple[Any, Any, Any]) -> Step:
-    """`step` compiled for arguments that lie as `shardings` says."""
+    if shardings is None:
+        return jax.jit(step, donate_argnums=0)
     mesh = jax.tree.leaves(shardings[0])[0].mesh
+    results = shardings[0], NamedSharding(mesh, PartitionSpec())
+    return jax.jit(step, donate_argnums=0, in_shardings=shardings, out_shardings=results)
 
-    def sharded(state: State, base: Base, batch: Any) -> tuple[State, Metrics]:
-        # models say under a mesh how the numbers between layers lie
+
+def _lying(gradients: Gradients, shardings: Any) -> Gradients:
+    """`gradients` computed under the mesh of `shardings`, where the result lies as they say.
+
+    Models say under a mesh how the numbers between layers lie. And the gradient of a factor that is
+    whole on every device has to be gathered once, before the optimizer makes several arrays of it.
+    """
+    mesh = jax.tree.leaves(shardings)[0].mesh
+
+    def on_mesh(delta: Delta, base: Base, batch: Any, key: jax.Array) -> Any:
         with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
-            return step(state, base, batch)
+            found, grads = gradients(delta, base, batch, key)
+        return found, jax.lax.with_sharding_constraint(grads, shardings)
 
-    everywhere = NamedSharding(mesh, PartitionSpec())
-    return jax.jit(
-        sharded,
-        donate_argnums=0,
-        in_shardings=shardings,
-        out_shardings=(shardings[0], everywhere),
-    )
+    return on_mesh
 
 
 def updated(
