@@ -85,6 +85,7 @@ def _model() -> dict:
         # nothing
         "remat": "",
         "quantize": "",  # of the frozen matrices: int8 or nf4; empty: as param_dtype says
+        "quantize_block": 64,  # numbers that share a scale under nf4
     }
 
 

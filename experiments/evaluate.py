@@ -27,7 +27,8 @@ def verb(flags: argparse.Namespace) -> None:
 def _numbers(workdir: pathlib.Path, adapter: str | None) -> dict[str, Any]:
     import lorax
     from experiments import _workdir
-    from experiments._train import run, scoring
+    from experiments._train import scoring
+    from experiments._train.base import with_base
     from experiments._train.setting import make_setting
     from lorax.core.errors import LoraxError
     from lorax.io.checkpoint import load_adapter
@@ -43,7 +44,7 @@ def _numbers(workdir: pathlib.Path, adapter: str | None) -> dict[str, Any]:
     learnt, delta = load_adapter(chosen)
     with _flags.working("reading model and data"):
         setting = make_setting(config)
-        base = run.with_base(setting, workdir, Stop()).subject.base
+        base = with_base(setting, workdir, Stop()).subject.base
     apply = lorax.adapt(setting.fn, learnt)
     measure = scoring.make_measure(config.data.task, apply, setting.metrics, lambda: None)
     prepared = learnt.prepare(base, delta)

@@ -13,7 +13,8 @@ import numpy as np
 from ml_collections import ConfigDict
 
 import lorax
-from experiments._train import method, run
+from experiments._train import method
+from experiments._train.base import with_base
 from experiments._train.data import reordered
 from experiments._train.scoring import Held, Measure, make_measure, numbers_of
 from experiments._train.setting import Setting
@@ -75,7 +76,7 @@ class Task:
             config = ConfigDict(self.config.to_dict())
             config.seed.base = seed
             fresh = dataclasses.replace(self.setting, config=config)
-            self.bases[seed] = run.with_base(fresh, self.workdir, self.stop).subject.base
+            self.bases[seed] = with_base(fresh, self.workdir, self.stop).subject.base
         return self.bases[seed]
 
     def order(self, seed: int, epoch: int) -> np.ndarray:
@@ -134,7 +135,7 @@ def open_task(setting: Setting, workdir: pathlib.Path, stop: Stop) -> Task:
       stop: asked between pieces of work.
     """
     config = setting.config
-    setting = run.with_base(setting, workdir, stop)
+    setting = with_base(setting, workdir, stop)
     pipeline = setting.data.pipeline
     on_device = functools.partial(jax.tree.map, jnp.asarray)
     data = _collated(pipeline.examples, config.data.length, pipeline.pad, filler=True)

@@ -17,7 +17,9 @@ import jax.numpy as jnp
 import lorax
 from experiments._sweep.program import base_of, differing, short
 from experiments._sweep.units import Unit
-from experiments._train import method, run, training
+from experiments._train import method, training
+from experiments._train.base import with_base
+from experiments._train.job import make_job, make_program
 from experiments._train.scoring import Held
 from experiments._train.setting import Setting, make_setting, sibling
 from lorax.adapters.padded import Padded, PaddedDelta, with_numbers
@@ -90,7 +92,7 @@ class Shared:
         self._drops = any(_drops(adapter) for adapter in adapters)
         self._traced = differing(units)
         self._padded = Padded(setting.adapter)
-        self._program = run.make_program(setting, self._padded, stop)
+        self._program = make_program(setting, self._padded, stop)
         self._pipelines: dict[str, Pipeline] = {}
         self._frozen: dict[str, Mapping[str, float]] = {}
         with warnings.catch_warnings(record=True) as noticed:
@@ -125,7 +127,7 @@ class Shared:
         whole = pad(numbers, self.number_shapes)
         given = lambda own: _complete(pad(own, self.state_shapes.delta), whole)
         own = dataclasses.replace(self._program, given=given)
-        job = run.make_job(setting, workdir, "train", self._stop, delta, own)
+        job = make_job(setting, workdir, "train", self._stop, delta, own)
         if not config.adapter_from:  # the update is zero, so all units begin with these numbers
             job = dataclasses.replace(job, frozen=functools.partial(self._of_base, job))
         tx, _ = method.make_optimizer(config.optimizer, setting.steps)
@@ -151,12 +153,12 @@ class Shared:
 
     def _with_base(self, setting: Setting) -> Setting:
         if self._made is None:
-            return run.with_base(setting, pathlib.Path(), self._stop)
+            return with_base(setting, pathlib.Path(), self._stop)
         self._made.mkdir(parents=True, exist_ok=True)
         with open(self._made / ".lock", "a", encoding="utf-8") as file:
             with contextlib.suppress(OSError):  # a file system without locks
                 fcntl.flock(file, fcntl.LOCK_EX)  # other workers wait for it
-            return run.with_base(setting, self._made, self._stop)
+            return with_base(setting, self._made, self._stop)
 
     def _shapes(self) -> tuple[State, Numbers]:
         """What holds the state, and the numbers, of every unit."""

@@ -4,7 +4,7 @@ import json
 import pathlib
 
 from experiments import _workdir
-from experiments._train.run import with_base
+from experiments._train.base import with_base
 from experiments._train.setting import make_setting
 from lorax.core.errors import LoraxError
 from lorax.io.pretrained import Pretrained

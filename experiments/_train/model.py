@@ -8,9 +8,12 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+import lorax
 import lorax.models
 from experiments._train.placing import made
+from lorax.core import paths
 from lorax.core.errors import LoraxError, check_choice
+from lorax.core.packed import is_packed
 from lorax.data import source
 from lorax.io import pretrained
 from lorax.io.assemble import Placement, with_fields
@@ -118,6 +121,21 @@ def drawn(subject: Subject, config: Any, example: Any, layout: Layout) -> Subjec
     init = jax.jit(_init(subject.model))
     base = made(layout, init, layout.base, jax.random.key(config.seed.base), example)
     return dataclasses.replace(subject, base=base)
+
+
+def quantised(config: Any, base: Any) -> Any:
+    """`base`, or its shapes, as `config.model.quantize` says.
+
+    Raises:
+      LoraxError: matrices that cannot be, or qwix is not installed.
+    """
+    kind = config.model.quantize
+    if not kind or any(map(is_packed, paths.flatten(base).values())):
+        return base
+    try:
+        return lorax.quantize(base, kind, block=config.model.quantize_block)
+    except LoraxError as error:
+        raise LoraxError(f"config.model.quantize='{kind}': {error}") from None
 
 
 def program(model: nn.Module) -> Callable[..., Any]:

@@ -1,5 +1,6 @@
 """Where do the arrays of a run lie? On the mesh of `config.mesh`, by the rules of the family."""
 
+import contextlib
 import math
 from collections.abc import Callable
 from typing import Any
@@ -13,11 +14,12 @@ from lorax.io.hf_config import model_of
 from lorax.io.json_file import read_json
 from lorax.parallel.layout import Layout, single
 from lorax.parallel.mesh import make_mesh
+from lorax.parallel.processes import say
 from lorax.parallel.rules import specs
 from lorax.parallel.tables import RULES
 
 
-def make_layout(config: Any, say: Callable[[str], None] = print) -> Layout:
+def make_layout(config: Any) -> Layout:
     """The layout of a run over all devices of all processes.
 
     Where `config.mesh.data` is 0, a single process leaves out devices to which the rows of a batch
@@ -25,7 +27,6 @@ def make_layout(config: Any, say: Callable[[str], None] = print) -> Layout:
 
     Args:
       config: of the run.
-      say: told of devices that are left out.
 
     Raises:
       LoraxError: a mesh that the devices do not make, or rows that it does not divide.
@@ -94,6 +95,11 @@ def placement(layout: Layout) -> Callable[[str, tuple[int, ...]], Any] | None:
         return jax.sharding.NamedSharding(mesh, specs({path: leaf}, rules, mesh)[path])
 
     return one
+
+
+def on(layout: Layout) -> contextlib.AbstractContextManager[Any]:
+    """A context in which models know the mesh of a layout."""
+    return contextlib.nullcontext() if layout.mesh is None else jax.set_mesh(layout.mesh)
 
 
 def made(layout: Layout, make: Callable[..., Any], where: Callable[[Any], Any], *args: Any) -> Any:

@@ -3,30 +3,29 @@
 import contextlib
 import dataclasses
 import json
+import math
 import pathlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
-import lorax
 from experiments import _workdir
 from experiments._cli import Call, Ended
 from experiments._report.write import write_report
-from experiments._train import method, scoring, training
+from experiments._train import scoring, training
 from experiments._train.answers import answer, continue_prompt
-from experiments._train.model import drawn
-from experiments._train.placing import made, make_layout
+from experiments._train.base import save, with_base
+from experiments._train.job import make_job
+from experiments._train.placing import make_layout, on
 from experiments._train.setting import Setting, make_setting
+from lorax.core import paths
 from lorax.core.errors import LoraxError
-from lorax.io.checkpoint import load_adapter, save_adapter
-from lorax.parallel.layout import Layout
-from lorax.parallel.processes import everyones, from_first, meet
+from lorax.parallel.processes import everyones, from_first, meet, say
 from lorax.parallel.watch import watched
 from lorax.train.metrics import MetricsWriter, read_metrics
 from lorax.train.stop import Stop, Stopped, catch
-from lorax.train.tensorboard import TensorBoardWriter, Writers, replay
+from lorax.train.tensorboard import replay
 
 _REFUSED = -1  # in place of whether a run is needed, as a number for all processes
 
@@ -61,7 +60,7 @@ def tell(call: Call) -> None:
 
 def _setting(call: Call) -> Setting:
     """All that the run will need is read and checked."""
-    setting = make_setting(call.config, make_layout(call.config, say))
+    setting = make_setting(call.config, make_layout(call.config))
     if setting.pretrains and not (call.workdir / "base" / "DONE").exists():
         _ = setting.before
     return setting
@@ -82,12 +81,6 @@ def _check_same(call: Call) -> None:
                 f"process 0 and process {index} have other configs ({'; '.join(changed)}): start "
                 "all of them with the same flags"
             )
-
-
-def say(text: str) -> None:
-    """Prints it, in one of the processes."""
-    if jax.process_index() == 0:
-        print(text)
 
 
 @contextlib.contextmanager
@@ -119,9 +112,9 @@ def run(setting: Setting, workdir: pathlib.Path, stop: Stop, label: str = "train
       label: of the records.
     """
     setting = with_base(setting, workdir, stop)
-    with _on(setting.layout):
+    with on(setting.layout):
         job = make_job(setting, workdir, label, stop)
-        learns, total = _size(job.delta), _size(setting.subject.base)
+        learns, total = _size(job.delta), _numbers(setting.subject.base)
         say(
             f"Trainable parameters: {learns:,}, of the model {total:,} ({learns / total:.3%}). "
             f"Updates: {setting.steps:,} of {setting.config.train.batch} examples."
@@ -138,105 +131,6 @@ def run(setting: Setting, workdir: pathlib.Path, stop: Stop, label: str = "train
     _report(workdir)
 
 
-def _on(layout: Layout) -> contextlib.AbstractContextManager[Any]:
-    """A context in which models know the mesh."""
-    return contextlib.nullcontext() if layout.mesh is None else jax.set_mesh(layout.mesh)
-
-
-def make_job(
-    setting: Setting,
-    workdir: pathlib.Path,
-    label: str,
-    stop: Stop,
-    delta: Any = None,
-    program: training.Adapted | None = None,
-) -> training.Job:
-    """What `training.run` needs of a setting whose base is drawn.
-
-    Args:
-      setting: of the run.
-      workdir: of the run.
-      label: of the records.
-      stop: asked between batches of an evaluation.
-      delta: to begin with; None for that of the config.
-      program: the adapted one, where several runs share one; None for that of the setting.
-    """
-    config, base = setting.config, setting.subject.base
-    if delta is None:
-        delta = _first_delta(setting)
-    program = program or make_program(setting, setting.adapter, stop)
-    given = program.given
-    measure = lambda held, prepared, delta: program.measure(held, prepared, given(delta))
-    seen = [held for name, held in setting.data.held.items() if name != "test"]
-
-    def evaluate(prepared: Any, delta: Any) -> Mapping[str, float]:
-        return {k: v for held in seen for k, v in measure(held, prepared, delta).items()}
-
-    return training.Job(
-        workdir, config, label, setting.adapter, base, delta, setting.loss,
-        setting.data.pipeline, setting.steps, evaluate, _sink(config, workdir), measure,
-        lambda held, prepared: measure(held, prepared, delta), program.apply, given,
-    )  # fmt: skip
-
-
-def _first_delta(setting: Setting) -> Any:
-    """That of the config, each part of it drawn where it lies."""
-    base, layout = setting.subject.base, setting.layout
-    example = jnp.zeros(setting.example.shape, setting.example.dtype)
-    draw = lambda base: method.first_delta(
-        setting.config, setting.fn, setting.adapter, base, example
-    )
-    return made(layout, draw, lambda shapes: layout.delta(shapes, base), base)
-
-
-def make_program(setting: Setting, adapter: lorax.Adapter, stop: Stop) -> training.Adapted:
-    """The program of a setting under `adapter`, and its measure, compiled once a shape."""
-    apply = lorax.adapt(setting.fn, adapter)
-    measure = scoring.make_measure(
-        setting.config.data.task, apply, setting.metrics, stop.check, setting.layout
-    )
-    return training.Adapted(apply, measure, lambda delta: delta)
-
-
-def _sink(config: Any, workdir: pathlib.Path) -> Callable[[MetricsWriter], Any] | None:
-    if not config.tensorboard:
-        return None
-    return lambda metrics: Writers(
-        metrics, TensorBoardWriter(workdir / "tensorboard", history=metrics.path)
-    )
-
-
-def with_base(setting: Setting, workdir: pathlib.Path, stop: Stop) -> Setting:
-    """The setting with its base: as read, as drawn, or trained whole in <workdir>/base first.
-
-    Args:
-      setting: from `make_setting`.
-      workdir: of the run; its base/ is made, gone on with, or read.
-      stop: asked while a base is trained.
-    """
-    layout = setting.layout
-    subject = drawn(setting.subject, setting.config, setting.example, layout)
-    if not setting.pretrains:
-        return dataclasses.replace(setting, subject=subject)
-    folder = workdir / "base"
-    folder.mkdir(exist_ok=True)
-    saved = folder / "adapter"
-    if not (folder / "DONE").exists():
-        part = dataclasses.replace(setting.before, subject=subject)
-        job = dataclasses.replace(make_job(part, folder, "base", stop), evaluate=None)
-        with _on(layout), stop.deferred():
-            trained = training.run(job, layout, stop, say)
-        _save(saved, part.adapter, trained.delta, layout)
-        if jax.process_index() == 0:
-            _workdir.finish(folder)
-        meet("base")
-    adapter, delta = load_adapter(saved)
-    delta = layout.place(delta, layout.delta(delta, subject.base))
-    base = adapter.merge(subject.base, delta)
-    base = layout.place(base, layout.base(base))
-    return dataclasses.replace(setting, subject=dataclasses.replace(subject, base=base))
-
-
 def finish(setting: Setting, job: training.Job, trained: training.Trained, stop: Stop) -> None:
     """Held-out numbers, answers, the adapter, the result record."""
     config, held = setting.config, setting.data.held
@@ -251,12 +145,12 @@ def finish(setting: Setting, job: training.Job, trained: training.Trained, stop:
     frozen = {k.removeprefix("base/"): v for k, v in result.items() if k.startswith("base/")}
     result |= scoring.forgotten(result, frozen)
     result |= _texts(setting, job, trained, stop)
-    _save(job.workdir / "adapter", setting.adapter, trained.delta, setting.layout)
+    save(job.workdir / "adapter", setting.adapter, trained.delta, setting.layout)
     if jax.process_index() == 0:
         with MetricsWriter(job.workdir / training.METRICS) as writer:
             writer.write(
                 run=job.label, step=setting.steps, kind="result",
-                trainable=_size(trained.delta), total=_size(setting.subject.base),
+                trainable=_size(trained.delta), total=_numbers(setting.subject.base),
                 adapter_bytes=sum(leaf.nbytes for leaf in jax.tree.leaves(trained.delta)),
                 optimizer_bytes=trained.optimizer_bytes, **result, notes=setting.data.notes,
                 seconds_per_step=trained.outcome.seconds_per_step,
@@ -293,13 +187,13 @@ def _texts(
     return {}
 
 
-def _save(folder: pathlib.Path, adapter: lorax.Adapter, delta: Any, layout: Layout) -> None:
-    save_adapter(folder, adapter, layout.whole(delta), overwrite=True)
-    meet("adapter")
-
-
 def _size(tree: Any) -> int:
     return sum(leaf.size for leaf in jax.tree.leaves(tree))
+
+
+def _numbers(base: Any) -> int:
+    """Those of the matrices, whatever they are stored as."""
+    return sum(math.prod(leaf.shape) for leaf in paths.flatten(base).values())
 
 
 def _tell_result(workdir: pathlib.Path) -> None:

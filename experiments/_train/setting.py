@@ -23,12 +23,19 @@ from experiments._train.data import (
     read_splits,
     reordered,
 )
-from experiments._train.model import Subject, make_subject, make_tokenizer, program
+from experiments._train.model import (
+    Subject,
+    make_subject,
+    make_tokenizer,
+    program,
+    quantised,
+)
 from experiments._train.placing import placement
 from experiments._train.scoring import numbers_of
 from lorax.core.errors import LoraxError, check_choice
 from lorax.core.paths import nearest
 from lorax.data.rows import ROLES
+from lorax.ops.quantize import KINDS
 from lorax.parallel.layout import Layout, single
 from lorax.train.step import Loss
 
@@ -52,6 +59,7 @@ CHOICES = {
     "data.on_bad_row": ("error", "skip"),
     "data.shuffle": ("", "pixels", "labels"),
     "checkpoint.mode": ("min", "max"),
+    "model.quantize": ("", *KINDS),
 }
 """Values of fields that name something."""
 
@@ -187,7 +195,7 @@ def check(config: Any) -> None:
 def pretraining(config: Any) -> Any:
     """The config of the run that makes the base: everything learns, on another text."""
     part, made = config.pretrain, ConfigDict(config.to_dict())
-    made.adapter = ConfigDict({"adapter": "Full"})
+    made.adapter, made.model.quantize = ConfigDict({"adapter": "Full"}), ""
     made.also_train, made.adapter_from = (), ""
     made.data.update({"format": part.format, "train": part.train, "limit": 0})
     made.data.update({"validation": "", "test": "", "retention": ""})
@@ -210,17 +218,16 @@ def _check_fits(setting: Setting) -> None:
     """The adapter fits the model: found before anything is drawn or written."""
     apply = lorax.adapt(setting.fn, setting.adapter, on_fallback="allow")
     example = np.zeros(setting.example.shape, setting.example.dtype)
+    base = jax.eval_shape(lambda base: quantised(setting.config, base), setting.subject.base)
     try:
-        jax.eval_shape(
-            lambda base: apply.init(jax.random.key(0), base, example), setting.subject.base
-        )
+        jax.eval_shape(lambda base: apply.init(jax.random.key(0), base, example), base)
     except LoraxError as error:
         raise LoraxError(f"config.adapter: {error}") from None
     if setting.config.adapter_from:
         first = lambda base: method.first_delta(
             setting.config, setting.fn, setting.adapter, base, example
         )
-        jax.eval_shape(first, setting.subject.base)
+        jax.eval_shape(first, base)
 
 
 def _check_best(setting: Setting) -> None:

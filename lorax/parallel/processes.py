@@ -28,3 +28,9 @@ def meet(name: str) -> None:
     """Waits until every process has come here; does nothing with a single one."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(name)
+
+
+def say(text: str) -> None:
+    """Prints it, in one of the processes."""
+    if jax.process_index() == 0:
+        print(text)

@@ -13,8 +13,8 @@ from experiments import _workdir, analyse
 from experiments._page_file import load_config
 from experiments._sweep.rows import write_rows
 from experiments._sweep.units import make_units
+from experiments._train.base import with_base
 from experiments._train.method import make_adapter
-from experiments._train.run import with_base
 from experiments._train.setting import make_setting
 from lorax.io.checkpoint import save_adapter
 from lorax.train.stop import Stop
