@@ -58,25 +58,80 @@ def save_arrays(folder: pathlib.Path, arrays: Mapping[str, Any]) -> None:
         raise OSError(getattr(error, "errno", None) or errno.EIO, reason(error)) from None
 
 
-def load_arrays(folder: pathlib.Path, names: Iterable[str]) -> dict[str, np.ndarray]:
-    """The arrays that `save_arrays` wrote, on the host.
+def save_part(folder: pathlib.Path, arrays: Mapping[str, Any]) -> None:
+    """Writes into `folder` what this process has of `arrays`; each of several processes calls it.
+
+    None waits for another. When all have returned, one calls `merge_parts`, and the folder is as
+    `save_arrays` writes it.
+
+    Args:
+      arrays: those on the host are written by process 0; of those on devices of all processes each
+        writes the shards that it has first.
+
+    Raises:
+      OSError: as of `save_arrays`; what was written is removed, so that there is room to say so.
+    """
+    import orbax.checkpoint as ocp
+
+    folder.mkdir(parents=True, exist_ok=True)
+    if not arrays:
+        return
+    try:
+        with _quiet():
+            _handler().save(folder, args=ocp.args.PyTreeSave(dict(arrays)))
+    except Exception as error:
+        for own in folder.rglob(f"*process_{jax.process_index()}"):
+            shutil.rmtree(own, ignore_errors=True)
+        raise OSError(getattr(error, "errno", None) or errno.EIO, reason(error)) from None
+
+
+def merge_parts(folder: pathlib.Path) -> None:
+    """Makes one checkpoint of what several processes have written with `save_part`.
+
+    Raises:
+      OSError: the disk refuses.
+    """
+    try:
+        with _quiet():
+            _handler().finalize(folder)
+    except Exception as error:
+        raise OSError(getattr(error, "errno", None) or errno.EIO, reason(error)) from None
+
+
+def load_arrays(
+    folder: pathlib.Path,
+    names: Iterable[str],
+    placements: Mapping[str, jax.sharding.Sharding] | None = None,
+) -> dict[str, Any]:
+    """The arrays that `save_arrays` or several processes wrote.
 
     Args:
       folder: of the arrays.
-      names: of all of them.
+      names: of those that are wanted; the others are not read.
+      placements: of arrays that are to go onto devices, of which each process reads the pieces that
+        its own devices need. The others are NumPy's, in full.
 
     Raises:
       Damaged: they cannot be read.
     """
     import orbax.checkpoint as ocp
 
-    as_numpy = {name: ocp.RestoreArgs(restore_type=np.ndarray) for name in names}
+    places = placements or {}
+    how = {
+        name: ocp.ArrayRestoreArgs(sharding=places[name])
+        if name in places
+        else ocp.RestoreArgs(restore_type=np.ndarray)
+        for name in names
+    }
+    wanted = ocp.args.PyTreeRestore(
+        item=dict.fromkeys(how, 0), restore_args=how, partial_restore=True
+    )
     try:
         with _quiet(), _checkpointer() as checkpointer:
-            found = checkpointer.restore(folder, restore_args=as_numpy)
+            found = checkpointer.restore(folder, args=wanted)
     except Exception as error:
         raise Damaged(folder, reason(error)) from None
-    return {name: np.asarray(array) for name, array in found.items()}
+    return {name: array if name in places else np.asarray(array) for name, array in found.items()}
 
 
 def stored_forms(folder: pathlib.Path) -> dict[str, tuple[tuple[int, ...], str]]:
@@ -155,6 +210,24 @@ def _checkpointer() -> Any:
     )
     handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=alone)
     return ocp.Checkpointer(handler, multiprocessing_options=alone)
+
+
+def _handler() -> Any:
+    """What Orbax's Checkpointer calls between two meetings of all processes.
+
+    It is to write the numbers alone: with what Orbax would note beside them about its processes,
+    they would wait for the first one.
+    """
+    import orbax.checkpoint as ocp
+
+    types = ocp.type_handlers
+    return ocp.PyTreeCheckpointHandler(
+        multiprocessing_options=ocp.options.MultiprocessingOptions(primary_host=0),
+        type_handler_registry=types.create_type_handler_registry(
+            (np.ndarray, types.NumpyHandler()),
+            (jax.Array, types.ArrayHandler(enable_write_sharding_file=False)),
+        ),
+    )
 
 
 @contextlib.contextmanager

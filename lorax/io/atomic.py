@@ -16,11 +16,13 @@ from lorax.io.place import place
 
 Path = str | os.PathLike[str]
 
-_LEFTOVER = re.compile(r"\.(.+)\.[0-9a-f]{8}\.(partial|old)")
+_LEFTOVER = re.compile(r"\.(.+)\.[0-9a-f]{8}\.(partial|old|failed)")
 
 
 @contextlib.contextmanager
-def new_directory(directory: Path, mark: str, *, overwrite: bool = False) -> Iterator[pathlib.Path]:
+def new_directory(
+    directory: Path, mark: str, *, overwrite: bool = False, token: str = ""
+) -> Iterator[pathlib.Path]:
     """A folder to write into, which becomes `directory` when the block ends without an error.
 
     Whatever happens before that moment leaves `directory` as it was. Parents are made.
@@ -29,19 +31,21 @@ def new_directory(directory: Path, mark: str, *, overwrite: bool = False) -> Ite
       directory: must not exist, unless `overwrite`.
       mark: the file that tells what such a directory holds, "adapter_config.json" say.
       overwrite: replace a directory that is empty or holds `mark`; never any other.
+      token: of `partial_of`, where others write into the folder too and may have begun; "" draws
+        one.
 
     Raises:
       LoraxError: the directory is taken, or the disk refuses.
     """
     target = pathlib.Path(os.path.abspath(place(directory)))
     check_free(target, mark, overwrite)
-    partial = _beside(target)
+    partial = partial_of(target, token)
     try:
-        partial.mkdir(parents=True)
+        partial.mkdir(parents=True, exist_ok=bool(token))
         yield partial
-        _sync(partial)
+        sync(partial)
         put_in_place(partial, target)
-        _sync(target.parent, deep=False)
+        sync(target.parent, deep=False)
     except OSError as error:
         raise LoraxError(
             f"cannot write '{target}' ({error.strerror or error}): make the folder writable and "
@@ -85,7 +89,7 @@ def put_in_place(partial: pathlib.Path, target: pathlib.Path) -> None:
 
 def discard(target: pathlib.Path) -> None:
     """Deletes a directory so that it is never seen in part; one that the disk keeps is let be."""
-    going = _beside(target)
+    going = partial_of(target)
     with contextlib.suppress(OSError):
         target.rename(going)
         shutil.rmtree(going, ignore_errors=True)
@@ -98,12 +102,14 @@ def clear_leftovers(folder: pathlib.Path) -> None:
     """
     for leftover in sorted(folder.glob(".*")):
         name = _LEFTOVER.fullmatch(leftover.name)
-        if name is None or not leftover.is_dir():
+        if name is None or leftover.is_dir() == (name[2] == "failed"):
             continue
         target = folder / name[1]
         if name[2] == "old" and not target.exists():
             with contextlib.suppress(OSError):
                 leftover.rename(target)
+        elif name[2] == "failed":
+            leftover.unlink(missing_ok=True)
         else:
             shutil.rmtree(leftover, ignore_errors=True)
 
@@ -130,11 +136,12 @@ def lock(folder: pathlib.Path) -> int | None:
     return descriptor
 
 
-def _beside(target: pathlib.Path) -> pathlib.Path:
-    return target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.partial")
+def partial_of(target: pathlib.Path, token: str = "") -> pathlib.Path:
+    """What `target` is called while it is written; `token`, eight hexadecimal digits, or drawn."""
+    return target.with_name(f".{target.name}.{token or uuid.uuid4().hex[:8]}.partial")
 
 
-def _sync(folder: pathlib.Path, *, deep: bool = True) -> None:
+def sync(folder: pathlib.Path, *, deep: bool = True) -> None:
     """Waits until the disk has `folder`, its files and folders first if `deep`."""
     for path in [*(folder.rglob("*") if deep else ()), folder]:
         descriptor = os.open(path, os.O_RDONLY)

@@ -6,18 +6,18 @@ folder/
   arrays/           an Orbax checkpoint, one entry an array
 """
 
+import contextlib
 import json
 import pathlib
 import zlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import numpy as np
-
 from lorax.core.errors import LoraxError
 from lorax.io import arrays as store
 from lorax.io.atomic import new_directory
-from lorax.io.named_tree import Tree, forms, key_impls, misfit, named_leaves, rebuild
+from lorax.io.named_tree import Tree, forms, key_impls, misfit, named_leaves, placements, rebuild
+from lorax.io.together import Meeting
 
 FORMAT = 1
 JSON_NAME = "checkpoint.json"
@@ -49,18 +49,49 @@ def about(step: int, leaves: Mapping[str, Any], info: Any, metrics: Mapping[str,
         raise LoraxError(f"info or metrics: {error}: expected plain values") from None
 
 
-def write(folder: pathlib.Path, said: About, arrays: Mapping[str, np.ndarray]) -> None:
+def write(
+    folder: pathlib.Path,
+    said: About,
+    arrays: Mapping[str, Any],
+    meeting: Meeting | None = None,
+) -> None:
     """The folder, whole or not at all; one that is there already is replaced.
 
+    Args:
+      meeting: where other processes write into it as well, each with `write_part`.
+
     Raises:
-      LoraxError: the disk refuses, or something else has the name.
+      LoraxError: the disk refuses, here or there, or something else has the name.
     """
-    with new_directory(folder, JSON_NAME, overwrite=True) as partial:
-        store.save_arrays(partial / ARRAYS_NAME, arrays)
+    token = "" if meeting is None else meeting.token
+    with new_directory(folder, JSON_NAME, overwrite=True, token=token) as partial:
+        if meeting is None:
+            store.save_arrays(partial / ARRAYS_NAME, arrays)
+        else:
+            store.check_space(partial, sum(array.nbytes for array in arrays.values()))
+            store.save_part(partial / ARRAYS_NAME, arrays)
+            meeting.collect()
+            store.merge_parts(partial / ARRAYS_NAME)
+            said = said | {"save": token}
         said = said | {"files": store.checksums(partial)}
         said = said | {"crc32": _crc(said)}
         lines = (f"{json.dumps(name)}: {json.dumps(value)}" for name, value in said.items())
         (partial / JSON_NAME).write_text("{\n" + ",\n".join(lines) + "\n}\n", "utf-8")
+
+
+def write_part(folder: pathlib.Path, arrays: Mapping[str, Any], meeting: Meeting) -> None:
+    """What a process other than 0 has of the folder; returns when all of it is in its place.
+
+    Raises:
+      LoraxError: it will not be; the same line in every process.
+    """
+
+    def committed() -> bool:
+        with contextlib.suppress(store.Damaged, LoraxError):
+            return bool(read_about(folder).get("save") == meeting.token)
+        return False
+
+    meeting.contribute(lambda partial: store.save_part(partial / ARRAYS_NAME, arrays), committed)
 
 
 def read_about(folder: pathlib.Path) -> About:
@@ -95,6 +126,9 @@ def load(
 ) -> tuple[Tree, dict[str, Any]]:
     """The tree and the info of a checkpoint that was checked.
 
+    Leaves of `like` that are committed to devices, or are shapes with a sharding, say where theirs
+    go; each process reads what its own devices need, and what it shares a piece with.
+
     Raises:
       LoraxError: info differs from `expect`, or the tree from the form of `like`; it says in what,
         and no array is read.
@@ -102,13 +136,14 @@ def load(
     """
     said = read_about(folder)
     _check_expected(folder, said["info"], expect)
-    differs = misfit(said["arrays"], forms(named_leaves(like)))
+    wanted = named_leaves(like)
+    differs = misfit(said["arrays"], forms(wanted))
     if differs:
         raise LoraxError(
             f"checkpoint '{folder}' does not fit: {differs}: go on with the config it was saved "
             "with, or choose another directory"
         )
-    arrays = store.load_arrays(folder / ARRAYS_NAME, said["arrays"])
+    arrays = store.load_arrays(folder / ARRAYS_NAME, said["arrays"], placements(wanted))
     return rebuild(like, arrays, said["keys"]), said["info"]
 
 

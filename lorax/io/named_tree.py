@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import AbstractMesh
 
 from lorax.core.errors import LoraxError, LoraxTypeError
 
@@ -50,19 +51,7 @@ def key_impls(leaves: Mapping[str, Any]) -> dict[str, str]:
 
 
 def host_copies(leaves: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """Copies on the host, which stay when the arrays are donated.
-
-    Raises:
-      LoraxError: an array is spread over several processes.
-    """
-    for name, leaf in leaves.items():
-        if isinstance(leaf, jax.Array) and not (
-            leaf.is_fully_addressable or leaf.is_fully_replicated
-        ):
-            raise LoraxError(
-                f"'{name}' is spread over {jax.process_count()} processes: expected arrays that "
-                "each process has in full; replicate the delta and its optimizer state"
-            )
+    """Copies on the host, which stay when the arrays are donated; all of each must be at hand."""
     local = {name: _local(leaf) for name, leaf in leaves.items()}
     for leaf in local.values():
         if isinstance(leaf, jax.Array):
@@ -71,16 +60,42 @@ def host_copies(leaves: Mapping[str, Any]) -> dict[str, np.ndarray]:
     return {name: np.array(leaf) for name, leaf in local.items()}
 
 
-def rebuild(like: Tree, arrays: Mapping[str, np.ndarray], impls: Mapping[str, str]) -> Tree:
+def own_copies(leaves: Mapping[str, Any]) -> dict[str, Any]:
+    """Copies, which stay when the arrays are donated, of what this process has to write of them.
+
+    What a process has whole process 0 has, on its host. An array that is spread over processes is
+    copied where it is: all of them call this, and each has its shards.
+    """
+    spread = {name: leaf for name, leaf in leaves.items() if _spread(leaf)}
+    whole = {name: leaf for name, leaf in leaves.items() if name not in spread}
+    return host_copies(whole if jax.process_index() == 0 else {}) | _device_copies(spread)
+
+
+def placements(leaves: Mapping[str, Any]) -> dict[str, jax.sharding.Sharding]:
+    """Where those of `leaves` are, or are to be, that are committed to devices."""
+    found = {}
+    for name, leaf in leaves.items():
+        asked = isinstance(leaf, jax.ShapeDtypeStruct) and leaf.sharding is not None
+        # traced under explicit axes, a shape knows its axes but no devices
+        if asked and not isinstance(getattr(leaf.sharding, "mesh", None), AbstractMesh):
+            found[name] = leaf.sharding
+        elif isinstance(leaf, jax.Array) and leaf.committed:
+            found[name] = leaf.sharding
+    return found
+
+
+def rebuild(like: Tree, arrays: Mapping[str, Any], impls: Mapping[str, str]) -> Tree:
     """The tree of the form of `like` with `arrays`, which `host_copies` made, and its `key_impls`.
 
-    Arrays are committed to no device; where `like` holds NumPy's, so does the result.
+    Arrays that are on devices stay there. Others are committed to none; where `like` holds NumPy's,
+    so does the result.
     """
 
     def leaf(name: str, wanted: Any) -> Any:
         if isinstance(wanted, np.ndarray | np.generic):
             return arrays[name]
-        array = jnp.asarray(arrays[name])
+        array = arrays[name]
+        array = array if isinstance(array, jax.Array) else jnp.asarray(array)
         return jax.random.wrap_key_data(array, impl=impls[name]) if name in impls else array
 
     leaves = [leaf(name, wanted) for name, wanted in named_leaves(like).items()]
@@ -107,6 +122,19 @@ def misfit(saved: Mapping[str, Form], wanted: Mapping[str, Form]) -> str:
 
 def _is_key(leaf: Any) -> bool:
     return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def _spread(leaf: Any) -> bool:
+    """Is there no process that has all of it?"""
+    if not isinstance(leaf, jax.Array) or leaf.is_fully_addressable:
+        return False
+    return not leaf.is_fully_replicated
+
+
+@jax.jit
+def _device_copies(leaves: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    data = {n: jax.random.key_data(x) if _is_key(x) else x for n, x in leaves.items()}
+    return jax.tree.map(jnp.copy, data)
 
 
 def _local(leaf: Any) -> Any:

@@ -8,28 +8,25 @@ A folder has a number for its name when all of it is on the disk, and not before
 """
 
 import concurrent.futures
-import contextlib
-import math
 import os
 import pathlib
-import re
+import threading
 import uuid
 import weakref
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 
 from lorax.core.errors import LoraxError, check_choice
 from lorax.io import arrays as store
 from lorax.io import checkpoint_folder as disk
+from lorax.io import checkpoint_list as there
 from lorax.io.atomic import Path, clear_leftovers, discard, lock
-from lorax.io.named_tree import Tree, host_copies, named_leaves
+from lorax.io.named_tree import Tree, named_leaves, own_copies
 from lorax.io.place import place
-
-_STEP = re.compile(r"0|[1-9][0-9]*")
-_NONE, _ALL_DAMAGED = -1, -2  # in place of a step, as a number for all processes
+from lorax.io.processes import first_does, who_failed
+from lorax.io.together import PATIENCE, Meeting
 
 
 class Restored(NamedTuple):
@@ -53,7 +50,11 @@ class Checkpoints:
 
     One `Checkpoints` at a time writes into a directory. Others, of this process or another, read
     what is there and are refused a save. What a killed writer left half-done is removed by the next
-    one. With several processes the directory is shared, process 0 writes, and all call `latest`.
+    one.
+
+    With several processes the directory is shared, and all of them call every method, in the same
+    order. An array that a process has whole is written by process 0; of one that is spread over
+    processes each writes its part. A save fails in all processes or in none, with one text.
 
     Args:
       directory: made if it is missing.
@@ -61,12 +62,21 @@ class Checkpoints:
       best: a metric of `save`; the checkpoint with its best value stays too, the first among
         equals. "" for none.
       mode: "min" or "max", which value is best.
+      patience: seconds that a process waits in a save for another one before the save has failed.
 
     Raises:
       LoraxError: an argument cannot work, or the disk refuses.
     """
 
-    def __init__(self, directory: Path, *, keep: int = 2, best: str = "", mode: str = "min"):
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        keep: int = 2,
+        best: str = "",
+        mode: str = "min",
+        patience: float = PATIENCE,
+    ):
         if isinstance(keep, bool) or not isinstance(keep, int) or keep < 1:
             raise LoraxError(f"keep is {keep!r}: expected an integer, at least 1")
         check_choice("mode", mode, ("min", "max"))
@@ -75,19 +85,26 @@ class Checkpoints:
         self._pool = concurrent.futures.ThreadPoolExecutor(1, "checkpoint")
         self._pending: concurrent.futures.Future[None] | None = None
         self._release: weakref.finalize[..., Any] | None = None
-        if jax.process_index() == 0:
-            try:
-                self.directory.mkdir(parents=True, exist_ok=True)
-                descriptor = lock(self.directory)
-            except OSError as error:
-                raise LoraxError(
-                    f"cannot write '{self.directory}' ({store.reason(error)}): make the folder "
-                    "writable, or choose another"
-                ) from None
-            if descriptor is not None:
-                self._release = weakref.finalize(self, os.close, descriptor)
-                clear_leftovers(self.directory)
-                store.prepare()
+        self._patience, self._leaving = patience, threading.Event()
+        # drawn anew for each run and counted from there on, the same in all processes
+        self._writer, self._token = first_does(self._begin, LoraxError)
+        if self._writer:
+            store.prepare()
+
+    def _begin(self) -> tuple[bool, int]:
+        """In process 0: is this the writer? And a number to tell its saves from all others."""
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            descriptor = lock(self.directory)
+        except OSError as error:
+            raise LoraxError(
+                f"cannot write '{self.directory}' ({store.reason(error)}): make the folder "
+                "writable, or choose another"
+            ) from None
+        if descriptor is not None:
+            self._release = weakref.finalize(self, os.close, descriptor)
+            clear_leftovers(self.directory)
+        return descriptor is not None, int(uuid.uuid4().hex[:8], 16)
 
     def save(
         self,
@@ -117,6 +134,7 @@ class Checkpoints:
         """
         if not hasattr(step, "__index__") or step < 0:
             raise LoraxError(f"step is {step!r}: expected an integer, at least 0")
+        self._token = (self._token + 1) % 2**32  # also when this save is refused: all count alike
         try:
             self.wait()
         except LoraxError:
@@ -124,22 +142,17 @@ class Checkpoints:
                 raise
         step = int(step)
         leaves = named_leaves(tree)
-        copies = host_copies(leaves)
+        copies = own_copies(leaves)
         said = disk.about(step, leaves, info, metrics or {})
-        if jax.process_index() != 0:
-            return
-        if not self._writes():
+        if not self._writer:
             raise LoraxError(
                 f"'{self.directory}' is written by another run, or closed: expected one writer; "
                 "wait for it, or choose another directory"
             )
-        try:
-            store.check_space(self.directory, sum(copy.nbytes for copy in copies.values()))
-        except OSError as error:
-            raise self._unsaved(
-                step, f"cannot write '{self.directory}' ({store.reason(error)}): free some space"
-            ) from None
-        self._pending = self._pool.submit(self._write, step, said, copies)
+        meeting = self._meeting(step)
+        if meeting is None:
+            self._check_space(step, copies)
+        self._pending = self._pool.submit(self._write, step, said, copies, meeting)
         if wait:
             self.wait()
 
@@ -157,6 +170,7 @@ class Checkpoints:
             self.wait()
         finally:
             self._pool.shutdown()
+            self._writer = False
             if self._release is not None:
                 self._release()
 
@@ -164,6 +178,8 @@ class Checkpoints:
         return self
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        if error is not None:  # the other processes may be gone
+            self._leaving.set()
         try:
             self.close()
         except LoraxError as unsaved:
@@ -173,20 +189,12 @@ class Checkpoints:
 
     def steps(self) -> list[int]:
         """Those with a checkpoint on the disk, sound or not, in order."""
-        if not self.directory.is_dir():
-            return []
-        names = (entry.name for entry in self.directory.iterdir() if entry.is_dir())
-        return sorted(int(name) for name in names if _STEP.fullmatch(name))
+        return there.steps(self.directory)
 
     def best_step(self) -> int | None:
         """The step with the best value of the metric `best`; None if none has one."""
-        values = []
-        for step in self.steps():
-            with contextlib.suppress(store.Damaged, LoraxError):
-                value = disk.read_about(self.directory / str(step))["metrics"].get(self._best)
-                if value is not None and math.isfinite(value):
-                    values.append((self._sign * value, step))
-        return min(values)[1] if values else None
+        best = first_does(lambda: self._best_step(), LoraxError)
+        return None if best is None else int(best)
 
     def latest(self, like: Tree, expect: Mapping[str, Any] | None = None) -> Restored | None:
         """The newest checkpoint that is sound; None if there is none at all.
@@ -195,100 +203,97 @@ class Checkpoints:
         several processes it is process 0 that looks, for all.
 
         Args:
-          like: a tree of the same form, of arrays or `ShapeDtypeStruct`s.
+          like: a tree of the same form, of arrays or `ShapeDtypeStruct`s. Arrays that are committed
+            to devices and structs with a sharding say where the restored ones go: any devices and
+            any number of processes will do, whatever the checkpoint was saved from. Others are
+            committed to no device.
           expect: fields of `info` and the values they must have, nested as they are.
 
         Raises:
           LoraxError: the newest sound one differs from `expect` or does not fit `like`, and in
             what; or all are damaged.
         """
-        step, skipped = self._newest_sound()
+        step, skipped = first_does(
+            lambda: there.newest_sound(self.directory, rename=self._writer), LoraxError
+        )
         if step is None:
             return None
         restored = self._restore(step, like, expect)
-        return restored._replace(skipped=skipped)
+        return restored._replace(skipped=tuple(skipped if jax.process_index() == 0 else ()))
 
     def restore(self, step: int, like: Tree) -> Restored:
-        """The checkpoint of one step.
+        """The checkpoint of one step; `like` as in `latest`.
 
         Raises:
           LoraxError: there is none, it is damaged, or it does not fit `like`.
         """
-        if step not in self.steps():
-            raise LoraxError(
-                f"'{self.directory}' has no checkpoint of step {step}: {self._there()}"
-            )
-        try:
-            disk.check(self.directory / str(step))
-        except store.Damaged as error:
-            raise LoraxError(f"{_told(step, error)}: choose another: {self._there()}") from None
+        first_does(lambda: there.check_step(self.directory, step), LoraxError)
         return self._restore(step, like, None)
 
-    def _writes(self) -> bool:
-        return self._release is not None and self._release.alive
+    def _best_step(self) -> int | None:
+        return there.best_step(self.directory, self._best, self._sign)
 
-    def _write(self, step: int, said: disk.About, arrays: Mapping[str, np.ndarray]) -> None:
-        """In the background: one checkpoint, and then the old ones that nobody wants."""
+    def _check_space(self, step: int, copies: Mapping[str, Any]) -> None:
+        """Told at once where no other process has to hear of it."""
         try:
-            disk.write(self.directory / str(step), said, arrays)
+            store.check_space(self.directory, sum(copy.nbytes for copy in copies.values()))
+        except OSError as error:
+            raise self._unsaved(
+                step, f"cannot write '{self.directory}' ({store.reason(error)}): free some space"
+            ) from None
+
+    def _meeting(self, step: int) -> Meeting | None:
+        """Of all processes; None where there is a single one."""
+        process, processes = jax.process_index(), jax.process_count()
+        if processes == 1:
+            return None
+        folder, token = self.directory / str(step), f"{self._token:08x}"
+        return Meeting(folder, token, process, processes, self._leaving, self._patience)
+
+    def _write(
+        self,
+        step: int,
+        said: disk.About,
+        arrays: Mapping[str, Any],
+        meeting: Meeting | None,
+    ) -> None:
+        """In the background: one checkpoint, and then the old ones that nobody wants."""
+        folder = self.directory / str(step)
+        if meeting is not None and meeting.process != 0:
+            return disk.write_part(folder, arrays, meeting)
+        try:
+            disk.write(folder, said, arrays, meeting)
         except LoraxError as error:
-            raise self._unsaved(step, str(error)) from None
+            unsaved = self._unsaved(step, str(error))
+            if meeting is not None:
+                meeting.fail(str(unsaved))
+            raise unsaved from None
+        if meeting is not None:
+            meeting.forget()
         steps = self.steps()
-        kept = {step, *steps[-self._keep :], self.best_step()}
+        kept = {step, *steps[-self._keep :], self._best_step()}
         for old in steps:
             if old not in kept:
                 discard(self.directory / str(old))
 
     def _unsaved(self, step: int, why: str) -> LoraxError:
-        return LoraxError(f"step {step} was not saved: {why}; {self._there()}")
-
-    def _there(self) -> str:
-        steps = ", ".join(map(str, self.steps()))
-        return f"checkpoints are there of steps {steps}" if steps else "there is no checkpoint yet"
-
-    def _newest_sound(self) -> tuple[int | None, tuple[str, ...]]:
-        step, skipped = self._look() if jax.process_index() == 0 else (_NONE, ())
-        if jax.process_count() > 1:  # they must not differ because one of them failed to read
-            from jax.experimental import multihost_utils
-
-            step = int(multihost_utils.broadcast_one_to_all(np.int32(step)))
-        if step == _ALL_DAMAGED:
-            first = ": ".join(("", *skipped[:1]))
-            raise LoraxError(
-                f"every checkpoint in '{self.directory}' is damaged{first}: copy them again, or "
-                "move them away to start anew"
-            )
-        return None if step == _NONE else step, skipped
-
-    def _look(self) -> tuple[int, tuple[str, ...]]:
-        damaged: dict[int, str] = {}
-        for step in reversed(self.steps()):
-            try:
-                disk.check(self.directory / str(step))
-            except store.Damaged as error:
-                damaged[step] = _told(step, error)
-                continue
-            return step, tuple(self._set_aside(step, text) for step, text in damaged.items())
-        return _ALL_DAMAGED if damaged else _NONE, tuple(damaged.values())
-
-    def _set_aside(self, step: int, text: str) -> str:
-        """Renames a damaged checkpoint, so that its step can be saved again; returns the line."""
-        aside = self.directory / f"{step}.corrupt"
-        if aside.exists():
-            aside = aside.with_name(f"{aside.name}.{uuid.uuid4().hex[:8]}")
-        with contextlib.suppress(OSError):
-            if self._writes():
-                (self.directory / str(step)).rename(aside)
-                return f"{text}: passed over, and kept as '{aside.name}'"
-        return f"{text}: passed over"
+        return LoraxError(f"step {step} was not saved: {why}; {there.listed(self.directory)}")
 
     def _restore(self, step: int, like: Tree, expect: Mapping[str, Any] | None) -> Restored:
+        """Read by each process; one that cannot read it keeps the others from going on alone."""
+        error = None
         try:
             tree, info = disk.load(self.directory / str(step), like, expect or {})
-        except store.Damaged as error:
-            raise LoraxError(f"{_told(step, error)}: move it away, or copy it again") from None
+        except store.Damaged as damaged:
+            error = LoraxError(f"{there.damage(step, damaged)}: move it away, or copy it again")
+        except LoraxError as misfit:
+            error = misfit
+        failed = who_failed(error is not None)
+        if error is not None:
+            raise error from None
+        if failed:
+            raise LoraxError(
+                f"process {failed[0]} cannot restore checkpoint {step} in '{self.directory}': "
+                "expected all to; see what it says"
+            )
         return Restored(step, tree, info, ())
-
-
-def _told(step: int, error: store.Damaged) -> str:
-    return f"checkpoint {step} is damaged ('{error.file}': {error.reason})"

@@ -1,20 +1,21 @@
 """Checkpoints of runs that are killed, and of runs of several processes."""
 
 import os
-import pathlib
 import random
 import signal
-import socket
 import subprocess
 import sys
 import time
 
+import jax
+import pytest
+
 from lorax.io.run_checkpoint import Checkpoints
+from tests.io.one_of_several import placed, same
 from tests.io.saver import state
+from tests.io.several import ROOT, started, together
 from tests.io.test_named_tree import assert_same
 from tests.io.test_run_checkpoint import hidden
-
-ROOT = pathlib.Path(__file__).parents[2]
 
 
 def newest(folder):
@@ -57,26 +58,44 @@ def test_kill_9_within_saves(tmp_path):
             checkpoints.save(restored.step + 1, state(7), {}, wait=True)
 
 
-def test_two_processes_restore_what_the_first_saved(tmp_path):
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = str(free.getsockname()[1])
-    command = [sys.executable, "-m", "tests.io.one_of_two"]
-    environment = os.environ | {"XLA_FLAGS": ""}
-    runs = [
-        subprocess.Popen(
-            [*command, port, str(process), str(tmp_path / "run")],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            env=environment,
-            cwd=ROOT,
-        )
-        for process in (0, 1)
-    ]
-    try:
-        texts = [run.communicate(timeout=120)[0] for run in runs]
-    finally:
-        for run in runs:
-            run.kill()
-    assert [run.returncode for run in runs] == [0, 0], "\n".join(texts)
+def test_two_processes_save_and_restore_together(tmp_path):
+    together(2, tmp_path, "save_and_restore", "the_same_one_is_picked", "fingerprints_agree")
+    folder = tmp_path / "save_and_restore"
+    with Checkpoints(folder) as checkpoints:  # and one alone, onto its own four devices
+        mesh = jax.make_mesh((2, 2), ("x", "y"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
+        assert same(checkpoints.latest(placed(0, mesh)).tree, 3)
+        assert hidden(folder) == []
+
+
+@pytest.mark.runs
+def test_failures_are_told_to_all_and_nobody_waits_for_ever(tmp_path):
+    together(2, tmp_path, "a_failure_is_told_to_all", "nobody_waits_for_ever")
+
+
+@pytest.mark.runs
+def test_four_processes_restore_what_one_and_two_saved(tmp_path):
+    folder = tmp_path / "another_number_of_processes"
+    together(2, tmp_path, "save_and_restore")
+    (tmp_path / "save_and_restore").rename(folder)
+    together(4, tmp_path, folder.name)
+    mesh = jax.make_mesh((2, 2), ("x", "y"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
+    with Checkpoints(folder) as checkpoints:
+        checkpoints.save(9, placed(9, mesh), {}, wait=True)
+    together(2, tmp_path, folder.name)
+
+
+@pytest.mark.runs
+@pytest.mark.parametrize("victim", [0, 1])
+def test_kill_9_of_one_of_two_leaves_a_whole_checkpoint(tmp_path, victim):
+    folder = tmp_path / "save_without_end"
+    with started(2, tmp_path, folder.name) as runs:
+        patience = time.monotonic() + 60
+        while newest(folder) < 4:
+            assert runs[victim].poll() is None and time.monotonic() < patience
+            time.sleep(0.01)
+        time.sleep(random.uniform(0, 0.2))
+        runs[victim].kill()
+        assert runs[1 - victim].wait(120) != 0
+    (tmp_path / "another_number_of_processes").symlink_to(folder)
+    together(2, tmp_path, "another_number_of_processes")
+    assert newest(folder) >= 4 and hidden(folder) == []
