@@ -7,12 +7,14 @@ matters, and the base is read where it lies. Names, shapes and dtypes join in at
 
 import functools
 import hashlib
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lorax.core.packed import is_packed
 from lorax.core.paths import flatten
 
 _SEEDS = (np.uint32(0x9E3779B9), np.uint32(0x7F4A7C15))  # of two independent sums: 64 bits a leaf
@@ -31,13 +33,22 @@ def fingerprint(base: Any) -> str:
     Raises:
       LoraxError: two leaves share a path.
     """
-    leaves = flatten(base)
+    leaves = dict(_arrays(flatten(base)))
     sums = jax.device_get([_sums(leaf) for leaf in leaves.values()])
     lines = sorted(
         f"{path} {leaf.dtype} {tuple(leaf.shape)} {[sum(map(int, parts)) % 2**32 for parts in own]}"
         for (path, leaf), own in zip(leaves.items(), sums, strict=True)
     )
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
+
+
+def _arrays(leaves: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """The arrays by path: a leaf, or codes and scales of one that is quantised."""
+    for path, leaf in leaves.items():
+        if is_packed(leaf):
+            yield from ((f"{path}/{name}", getattr(leaf, name)) for name in ("qvalue", "scale"))
+        else:
+            yield path, leaf
 
 
 def _sums(leaf: Any) -> list[list[jax.Array]]:
