@@ -43,6 +43,12 @@ def ready(config: Any) -> Subject:
     Raises:
       LoraxError: whatever of it cannot be.
     """
+    part = config.mesh
+    if max(part.data, 1) * part.fsdp * part.tensor > 1:
+        raise LoraxError(
+            f"config.mesh is {part.data} × {part.fsdp} × {part.tensor}: expected data=0, fsdp=1, "
+            "tensor=1, since units of a sweep share one device; run them by experiments.train"
+        )
     found = setting.make_setting(config)
     if found.pretrains:
         _ = found.before
