@@ -96,7 +96,7 @@ def run(
       doc: shown by --help.
       config: the default of --config, `path/to/file.py` or `path/to/file.py:argument`.
       argv: arguments without the program's name; None means the process's own.
-      flags: of this verb alone; with a switch `dry_run`, that one needs no --workdir.
+      flags: of this verb alone; with a switch `dry_run` or `plan`, that one needs no --workdir.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     if any(re.fullmatch(r"--?(h|help|helpshort|helpfull)", arg) for arg in argv):
@@ -169,7 +169,8 @@ def parse(argv: Sequence[str], default: str, own: Sequence[Flag] = ()) -> Call:
     if left:
         raise UsageError(f"unexpected argument '{left[0]}': flags are written --name=value")
     chosen = {flag.name: values[flag.name].value for flag in own}
-    if not chosen.get("dry_run") and (not values.workdir or values.workdir.startswith("--")):
+    dry = chosen.get("dry_run") or chosen.get("plan")
+    if not dry and (not values.workdir or values.workdir.startswith("--")):
         raise UsageError("--workdir is missing: say where results go, --workdir=runs/my-run")
     overrides = dict(config_flags.get_override_values(values["config"]))
     workdir = pathlib.Path(values.workdir or ".").absolute()

@@ -47,6 +47,7 @@ class Preflight:
       steps: updates in all; None where that is not known.
       examples: of one epoch; None where that is not known.
       logits: shape of those that exist at once; None for none.
+      model: that `fn` is the program of.
     """
 
     config: Any
@@ -61,6 +62,7 @@ class Preflight:
     steps: int | None
     examples: int | None = None
     logits: Any = None
+    model: Any = None
 
 
 def show(plan: Preflight) -> None:

@@ -5,11 +5,24 @@ rank, scale and size of every update, and how many directions it really uses. An
 saved needs no model.
 
     python -m experiments.inspect --model=DIR [--adapter=DIR]
+
+With --plan: what training by a config page takes on each device of a mesh, from shapes alone; with
+--compile the real step is compiled too, for that many devices of this host, and nothing allocated.
+
+    python -m experiments.inspect --plan --config=configs/gpt3_175b.py \\
+        --mesh=data=1,fsdp=64,tensor=1 --compile
 """
 
 import argparse
+import sys
 
 from experiments import _cli, _flags
+
+PLAN_FLAGS = (
+    _cli.Flag("plan", False, "what training takes on each device of a mesh"),
+    _cli.Flag("mesh", "", "lengths of its axes, data=1,fsdp=64,tensor=1 say, for config.mesh"),
+    _cli.Flag("compile", False, "compile the real step too, and show what the compiler says"),
+)
 
 
 def verb(flags: argparse.Namespace) -> None:
@@ -27,6 +40,13 @@ def verb(flags: argparse.Namespace) -> None:
         print(("\n" if loaded is not None else "") + _describe.adapter_table(adapter, delta, base))
 
 
+def plan(call: _cli.Call) -> None:
+    """Prints what training by a config takes."""
+    from experiments._plan import show
+
+    show.show(call)
+
+
 def _adapter(directory: str, loaded: object) -> tuple:
     from lorax.core.errors import LoraxError
     from lorax.io import checkpoint
@@ -41,6 +61,11 @@ def _adapter(directory: str, loaded: object) -> tuple:
 
 def main(argv: list[str] | None = None) -> int:
     """The exit code of the verb on `argv`, the process's own arguments by default."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if "--plan" in arguments:
+        return _cli.run(
+            plan, __doc__, config="configs/gpt3_175b.py", argv=arguments, flags=PLAN_FLAGS
+        )
     parser = _flags.Parser("inspect", __doc__)
     _flags.model_flags(parser, required=False)
     _flags.adapter_flag(parser)

@@ -77,7 +77,7 @@ def _read(config: Any, overrides: Any) -> Preflight:
         config, overrides, setting.fn, (setting.example,), setting.loss, setting.adapter,
         setting.subject.base, batch, setting.tx, setting.steps,
         len(pipeline.examples),
-        _logits(config, setting.subject.model, batch),
+        _logits(config, setting.subject.model, batch), setting.subject.model,
     )  # fmt: skip
 
 
@@ -96,7 +96,7 @@ def _planned(config: Any, overrides: Any, found: Read | None) -> Preflight:
         config, overrides, fn, (example,), method.make_loss(config, fn, adapter), adapter,
         subject.base, batch,
         method.make_optimizer(config.optimizer, steps or config.optimizer.warmup + 1)[0],
-        steps or None, rows or None, _logits(config, subject.model, batch),
+        steps or None, rows or None, _logits(config, subject.model, batch), subject.model,
     )  # fmt: skip
 
 

@@ -17,8 +17,15 @@ def loss_of(logits: jax.Array, tokens: jax.Array) -> jax.Array:
     return losses.mean()
 
 
-def floor_loss(apply: Callable[..., Any]) -> Callable[..., Any]:
-    """The plain loss as a function of something added to the first layer's input."""
+def floor_loss(
+    apply: Callable[..., Any], loss_of: Callable[..., jax.Array] = loss_of
+) -> Callable[..., Any]:
+    """The plain loss as a function of something added to the first layer's input.
+
+    Args:
+      apply: `apply(base, tokens) -> logits`.
+      loss_of: `loss_of(logits, tokens)`; tokens may be a batch, which `apply` is then given too.
+    """
 
     def loss(shift: jax.Array, base: Any, tokens: jax.Array) -> jax.Array:
         def add(call: Any, args: Any, kwargs: Any, context: Any) -> Any:

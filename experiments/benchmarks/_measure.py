@@ -55,8 +55,9 @@ def memory(compiled: Any) -> dict[str, float]:
     return {kind: round(value, 1) for kind, value in mib.items()}
 
 
-def setting() -> dict[str, Any]:
-    """Device, cores, load and versions, for the head of a result."""
+def setting(*others: str) -> dict[str, Any]:
+    """Device, cores, load and versions, also of `others`, for the head of a result."""
+    names = ("jax", "jaxlib", "flax", "optax", "numpy", *others)
     return {
         "device": jax.devices()[0].device_kind,
         "platform": jax.devices()[0].platform,
@@ -64,5 +65,5 @@ def setting() -> dict[str, Any]:
         "cores": os.cpu_count(),
         "load_average": [round(x, 2) for x in os.getloadavg()],
         "python": platform.python_version(),
-        "versions": {name: version(name) for name in ("jax", "jaxlib", "flax", "optax", "numpy")},
+        "versions": {name: version(name) for name in names},
     }

@@ -6,24 +6,20 @@ stands there as outputs of the program. A GPT-3 is counted in seconds, on any ma
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 
+from lorax.analysis.cuts import Value, item_bytes, value_of
+from lorax.analysis.walk import Body, Walk
 from lorax.core import _jax
-from lorax.core.adapter import Adapter, Base, Delta, unprepared
-
-LAYOUT = ("transpose", "reshape", "squeeze", "copy")
-"""Primitives whose result is the same numbers: a product reads them where they are."""
-
-REMAT = ("remat2", "remat", "checkpoint")
-"""Primitives of `jax.checkpoint`, by version."""
+from lorax.core.adapter import Adapter, Base, Delta, Prepared, unprepared
 
 
 @dataclasses.dataclass(frozen=True)
 class MemoryPlan:
-    """Bytes on each device that holds a whole model, while one part of a batch is computed.
+    """Bytes on each device, while one part of a batch is computed.
 
     Attributes:
       base: the frozen parameters, in the dtype they are stored in.
@@ -34,7 +30,12 @@ class MemoryPlan:
       activations: what the forward pass keeps for the backward pass, logits apart.
       logits: of the head, where they are kept; or of one chunk of tokens.
       recomputed: what the most demanding rematerialised layer takes while it is computed again.
-      checkpoint: on disk, for each that is kept: delta and optimizer, never the base.
+      checkpoint: on disk, for each that is kept: delta and optimizer, never the base. Of all
+        devices together.
+      gathered: weights that lie cut over devices and are whole while that layer is computed.
+      head: the same of what is used outside of layers, beside the logits.
+      unread: the part of `base` that a step does not read, for it is trained whole.
+      copies: in 32 bits, of arrays in 16 that loops read slice by slice; zero unless `wide`.
     """
 
     base: int
@@ -46,15 +47,21 @@ class MemoryPlan:
     logits: int
     recomputed: int
     checkpoint: int
+    gathered: int = 0
+    head: int = 0
+    unread: int = 0
+    copies: int = 0
 
     @property
     def total(self) -> int:
         """At the height of a step, which is an estimate: compilers fuse, reuse, and copy.
 
-        The logits are gone when the last layer is computed again, so the larger of both counts.
+        The logits are gone when the last layer is computed again, so the larger of both counts,
+        each with the weights that it gathers.
         """
         constant = self.base + self.derived + self.delta + self.gradients + self.optimizer
-        return constant + self.activations + max(self.logits, self.recomputed)
+        heights = self.logits + self.head, self.recomputed + self.gathered
+        return constant + self.activations + self.copies + max(heights)
 
 
 def memory_plan(
@@ -67,6 +74,8 @@ def memory_plan(
     *,
     logits: Any = None,
     accumulate: int = 1,
+    opt_state: Any = None,
+    wide: bool = False,
 ) -> MemoryPlan:
     """What training `delta` beside `base` takes; nothing is computed or allocated.
 
@@ -74,33 +83,77 @@ def memory_plan(
       loss: `loss(delta, base, batch, key) -> (scalar, metrics)`, as `lorax.train.step.make_step`
         takes it.
       adapter: whose delta it is.
-      base, delta, batch: arrays, or their shapes (`jax.ShapeDtypeStruct`); the batch is what one
-        device computes at once: of one replica, and of one part where gradients are accumulated.
+      base, delta, batch: arrays, or their shapes (`jax.ShapeDtypeStruct`). Where they say how they
+        lie on a mesh (`sharding`), bytes are those of one device; else the batch is what one device
+        computes at once: of one replica, and of one part where gradients are accumulated.
       tx: the optimizer of the delta, an `optax.GradientTransformation`.
-      logits: shape of the logits that exist at once, of all tokens or of a chunk; None for none.
+      logits: shape of the logits that exist at once, of all tokens or of a chunk, on all devices;
+        None for none.
       accumulate: parts of a batch.
+      opt_state: shapes of the optimizer's state, with their shardings; None for those of `tx`.
+      wide: count as XLA:CPU compiles, which has no 16-bit arithmetic. Floats of 16 bits take 32
+        while they are worked with; what a loop reads slice by slice is copied whole before it
+        begins; and of the gathered weights of a layer the largest lies there twice, as it came and
+        as it is read.
     """
-    prepared = jax.eval_shape(adapter.prepare, base, delta)
+    prepared = _prepared(adapter, base, delta)
     arguments = (delta, prepared, batch, jax.eval_shape(lambda: jax.random.key(0)))
-    kept = list(_residuals(loss, arguments))
-    heads = [leaf for leaf in kept if logits is not None and _is_logits(leaf, logits)]
-    state, trained = _bytes(jax.eval_shape(tx.init, delta)), _bytes(delta)
-    plain, derived = unprepared(prepared)
+    opt_state = jax.eval_shape(tx.init, delta) if opt_state is None else opt_state
+    kept, rows = _residuals(loss, arguments, wide)
+    heads = [size for value, size in kept if logits is not None and _is_logits(value, logits)]
+    walk, unread = _backward(loss, arguments, wide)
+    bodies = walk.bodies
+    layer, top = max(bodies[1:], key=_height, default=Body()), bodies[0]
+    trained, (plain, derived) = _bytes(delta), unprepared(prepared)
     return MemoryPlan(
         base=_bytes(plain),
         derived=_bytes(derived),
         delta=trained,
         gradients=trained * (2 if accumulate > 1 else 1),
-        optimizer=state,
-        activations=sum(map(_size, kept)) - sum(map(_size, heads)),
-        logits=max(sum(map(_size, heads)), 0 if logits is None else _size(logits)),
-        recomputed=_recomputed(loss, arguments),
-        checkpoint=trained + state,
+        optimizer=_bytes(opt_state),
+        activations=sum(size for _, size in kept) - sum(heads),
+        logits=max(sum(heads), 0 if logits is None else math.ceil(_size(logits) / rows)),
+        recomputed=max(layer.rematerialised, top.rematerialised),
+        checkpoint=_whole(delta) + _whole(opt_state),
+        gathered=_gathered(layer, wide),
+        head=_gathered(top, wide),
+        unread=unread,
+        copies=sum(walk.widened.values()),
     )
 
 
-def _residuals(loss: Callable[..., Any], arguments: Any) -> Iterator[Any]:
-    """Shapes of what the backward pass of `loss` needs beyond its own arguments."""
+def _prepared(adapter: Adapter, base: Base, delta: Delta) -> Any:
+    """Shapes of a base with what the adapter derives; the base lies as it did, that is whole."""
+    if unprepared(base)[0] is not base:
+        return base
+    prepared = jax.eval_shape(adapter.prepare, base, delta)
+    known = isinstance(prepared, Prepared)
+    return dataclasses.replace(prepared, base=base) if known else base
+
+
+def _values(arguments: Any) -> list[Value]:
+    """Of (delta, base, batch, key): delta and base are weights, the others are computed with."""
+    delta, base, batch, key = arguments
+    weights = jax.tree.leaves((delta, base))
+    found = [value_of(leaf, number) for number, leaf in enumerate(weights)]
+    return found + [value_of(leaf) for leaf in jax.tree.leaves((batch, key))]
+
+
+def _walk(arguments: Any, wide: bool) -> tuple[Walk, int]:
+    """A walk on the mesh of the arguments, and over how many devices rows are cut."""
+    shardings = [getattr(leaf, "sharding", None) for leaf in jax.tree.leaves(arguments)]
+    named = [s.mesh for s in shardings if isinstance(s, jax.sharding.NamedSharding)]
+    mesh: dict[str, int] = dict(named[0].shape) if named else {}
+    cuts = [value_of(leaf).cut for leaf in jax.tree.leaves(arguments[2])]
+    rows = next((cut[0] for cut in cuts if cut), ())
+    return Walk(mesh, rows, wide), math.prod(mesh[name] for name in rows)
+
+
+def _residuals(
+    loss: Callable[..., Any], arguments: Any, wide: bool
+) -> tuple[list[tuple[Value, int]], int]:
+    """What the backward pass of `loss` needs beyond its own arguments, with its bytes on a device;
+    and over how many devices rows are cut."""
 
     def forward(arguments: Any) -> Any:
         delta, *rest = arguments
@@ -108,60 +161,60 @@ def _residuals(loss: Callable[..., Any], arguments: Any) -> Iterator[Any]:
         return backward  # a pytree of what it has kept
 
     program, _ = _jax.trace(forward, arguments)
-    known = {id(variable) for variable in program.inputs}
-    for eqn in program.jaxpr.eqns:
-        if eqn.primitive.name in LAYOUT and id(eqn.invars[0]) in known:
-            known.add(id(eqn.outvars[0]))
-    for variable in program.outputs:
-        if not _jax.is_literal(variable) and id(variable) not in known:
-            known.add(id(variable))
-            yield variable.aval
+    walk, rows = _walk(arguments, wide)
+    values = walk.run(program, _values(arguments))
+    found = {
+        id(variable): (value, walk.bytes(value, stored=True))
+        for variable, value in zip(program.outputs, values, strict=True)
+        if not _jax.is_literal(variable) and not value.kept
+    }
+    return list(found.values()), rows
 
 
-def _recomputed(loss: Callable[..., Any], arguments: Any) -> int:
-    """Bytes alive at once in the most demanding rematerialised part of value and gradient."""
+def _backward(loss: Callable[..., Any], arguments: Any, wide: bool) -> tuple[Walk, int]:
+    """A walk through value and gradient; and the bytes of the base that neither reads."""
 
     def both(arguments: Any) -> Any:
         delta, *rest = arguments
         return jax.grad(lambda delta: loss(delta, *rest), has_aux=True)(delta)
 
     program, _ = _jax.trace(both, arguments)
-    return max(map(_peak, _rematerialised(program)), default=0)
+    walk, _ = _walk(arguments, wide)
+    values = _values(arguments)
+    walk.run(program, values)
+    uses, trained = _jax.last_uses(program.jaxpr), len(jax.tree.leaves(arguments[0]))
+    frozen = range(trained, trained + len(jax.tree.leaves(arguments[1])))
+    unread = [values[i] for i in frozen if program.inputs[i] not in uses]
+    return walk, sum(walk.bytes(value, stored=True) for value in unread)
 
 
-def _rematerialised(program: _jax.Program) -> Iterator[_jax.Program]:
-    for eqn in program.jaxpr.eqns:
-        for inner in _jax.programs(eqn):
-            if eqn.primitive.name in REMAT:
-                yield inner
-            else:
-                yield from _rematerialised(inner)
+def _height(body: Body) -> int:
+    return body.rematerialised + sum(body.gathered.values())
 
 
-def _peak(program: _jax.Program) -> int:
-    """The most bytes of results alive at once, when each is dropped after its last use."""
-    uses, alive, most = _jax.last_uses(program.jaxpr), 0, 0
-    ends: dict[int, int] = {}
-    for number, eqn in enumerate(program.jaxpr.eqns):
-        made = sum(_size(out.aval) for out in eqn.outvars)
-        inside = max(map(_peak, _jax.programs(eqn)), default=0)
-        most = max(most, alive + max(made, inside))
-        alive += made
-        for out in eqn.outvars:
-            end = uses.get(out, number)
-            ends[end] = ends.get(end, 0) + _size(out.aval)
-        alive -= ends.pop(number, 0)
-    return most
+def _gathered(body: Body, wide: bool) -> int:
+    return sum(body.gathered.values()) + wide * max(body.gathered.values(), default=0)
 
 
-def _is_logits(leaf: Any, logits: Any) -> bool:
-    same = math.prod(leaf.shape) == math.prod(logits.shape)
-    return same and leaf.shape[-1:] == logits.shape[-1:]
+def _is_logits(value: Value, logits: Any) -> bool:
+    same = math.prod(value.shape) == math.prod(logits.shape)
+    return same and value.shape[-1:] == logits.shape[-1:]
 
 
 def _bytes(tree: Any) -> int:
+    """On one device."""
+    return sum(map(_on_device, jax.tree.leaves(tree)))
+
+
+def _on_device(leaf: Any) -> int:
+    sharding = getattr(leaf, "sharding", None)
+    shape: Sequence[int] = leaf.shape if sharding is None else sharding.shard_shape(leaf.shape)
+    return math.ceil(math.prod(shape) * item_bytes(leaf.dtype))
+
+
+def _whole(tree: Any) -> int:
     return sum(map(_size, jax.tree.leaves(tree)))
 
 
 def _size(leaf: Any) -> int:
-    return math.prod(leaf.shape) * leaf.dtype.itemsize
+    return math.ceil(math.prod(leaf.shape) * item_bytes(leaf.dtype))

@@ -2,12 +2,14 @@
 
 First `match` compares the file with the model it is said to hold; no tensor is read but tied
 copies. Then `assemble` reads tensor by tensor, the largest leaves first, so that the memory it
-takes stays close to that of the model: a leaf is on the host only until it is on its device.
+takes stays close to that of the model: a leaf, or the part of it that a device holds, is on the
+host only until it is on its device.
 """
 
 import dataclasses
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -17,6 +19,7 @@ import numpy as np
 from lorax.core.errors import LoraxError
 from lorax.core.paths import nearest
 from lorax.io.names import architecture, entries, leaf_shapes, ties, turn
+from lorax.io.regions import Region, extent, place_regions, whole
 from lorax.io.tensors import Source
 
 Model = Any
@@ -33,6 +36,9 @@ _IGNORED = {
 }
 
 
+_COMPARED = 1 << 26  # bytes of a tied copy that are compared at a time
+
+
 class Part(NamedTuple):
     """One tensor of a leaf, and the kind that says how it is turned (see `names.Entry`)."""
 
@@ -40,13 +46,16 @@ class Part(NamedTuple):
     kind: str
 
 
-def match(model: Model, sources: Mapping[str, Source], where: str) -> dict[str, Part]:
+def match(
+    model: Model, sources: Mapping[str, Source], where: str, share: tuple[int, int] = (0, 1)
+) -> dict[str, Part]:
     """The tensors of `model` among `sources`, by our path in the layout without scan.
 
     Args:
       model: what the file is said to hold.
       sources: what it holds. Names may lack the encoder's prefix, as those of the first GPT-2 do.
       where: the file or directory, for messages.
+      share: (index, count): which of so many equal parts of tied copies is compared here.
 
     Raises:
       LoraxError: a tensor is missing, unexpected, of another shape, not of floating-point numbers,
@@ -78,7 +87,7 @@ def match(model: Model, sources: Mapping[str, Source], where: str) -> dict[str, 
         _check_form(found[entry.name], source, shapes[entry.name])
         parts[entry.path] = Part(source, entry.kind)
     for name, path in copies.items():
-        _check_copy(name, sources[name], parts[path].source, model.config.tied)
+        _check_copy(name, sources[name], parts[path].source, model.config.tied, share)
     return parts
 
 
@@ -111,10 +120,9 @@ def assemble(
     tree: dict[str, Any] = {}
     # the largest first: what a leaf takes twice for a moment is then small against the rest
     for path in sorted(leaves, key=lambda path: -_size(leaves[path])):
-        # no name for the host's array: it would live on while the next leaf is filled; nor does
-        # JAX let go of it before its next transfer, so there is an empty one
-        leaf = _place(path, _fill(path, leaves[path], stacked[path], dtype), sharding)
-        _insert(tree, path, leaf)
+        # the host's array has no name: it would live on while the next leaf is filled; nor does JAX
+        # let go of it before its next transfer, so there is an empty one
+        _insert(tree, path, _leaf(path, leaves[path], stacked[path], dtype, sharding))
         jax.device_put(np.empty(0))
     return tree
 
@@ -163,9 +171,14 @@ def _check_form(name: str, source: Source, shape: tuple[int, ...]) -> None:
         )
 
 
-def _check_copy(name: str, copy: Source, original: Source, tied: bool) -> None:
+def _check_copy(
+    name: str, copy: Source, original: Source, tied: bool, share: tuple[int, int]
+) -> None:
     same = (copy.dtype, tuple(copy.shape)) == (original.dtype, tuple(original.shape))
-    if not same or not np.array_equal(_bits(copy.read()), _bits(original.read())):
+    areas = _rows(copy, share) if same else ()
+    if not same or not all(
+        np.array_equal(_bits(copy.part(area)), _bits(original.part(area))) for area in areas
+    ):
         cure = (
             'if it is a tensor of its own, set "tie_word_embeddings": false in config.json'
             if tied
@@ -177,22 +190,38 @@ def _check_copy(name: str, copy: Source, original: Source, tied: bool) -> None:
         )
 
 
-def _fill(path: str, parts: list[Part], stacked: bool, dtype: Any) -> np.ndarray:
-    """The leaf on the host; one tensor of the file at a time is there beside it."""
+def _rows(source: Source, share: tuple[int, int]) -> Iterator[Region]:
+    """Share `index` of `count` of the rows of a tensor, some at a time."""
+    index, count = share
+    length, *rest = whole(source.shape)
+    first, last = (length[1] * i // count for i in (index, index + 1))
+    step = max(1, length[1] * _COMPARED // max(1, source.nbytes))
+    for start in range(first, last, step):
+        yield ((start, min(start + step, last)), *rest)
+
+
+def _dtype_of(path: str, parts: list[Part], dtype: Any) -> np.dtype:
+    """`dtype`, or the one that all parts of the leaf are stored in."""
     stored = {np.dtype(part.source.dtype) for part in parts}
     if dtype is None and len(stored) > 1:
         raise LoraxError(
             f"the layers of '{path}' are stored in {sorted(map(str, stored))}: expected one dtype "
             "to stack them; choose it with dtype="
         )
-    dtype = np.dtype(dtype or stored.pop())
+    return np.dtype(dtype or stored.pop())
+
+
+def _fill(path: str, parts: list[Part], stacked: bool, dtype: np.dtype, area: Region) -> np.ndarray:
+    """A region of the leaf on the host; what one tensor gives to it is there beside it."""
+    layers, inner = (range(*area[0]), area[1:]) if stacked else (range(1), area)
     if not stacked and parts[0].kind != "linear" and np.dtype(parts[0].source.dtype) == dtype:
-        return parts[0].source.read()
-    shape = _shape(parts[0])
-    leaf = np.empty((len(parts), *shape) if stacked else shape, dtype)
-    for i, part in enumerate(parts):
-        target = leaf[i] if stacked else leaf
-        target[...] = _cast(path, turn(part.kind, part.source.read()), dtype)
+        return parts[0].source.part(inner)
+    leaf = np.empty(extent(area), dtype)
+    for row, layer in enumerate(layers):
+        kind, source = parts[layer].kind, parts[layer].source
+        theirs = inner[::-1] if kind == "linear" else inner
+        target = leaf[row] if stacked else leaf
+        target[...] = _cast(path, turn(kind, source.part(theirs)), dtype)
     return leaf
 
 
@@ -210,19 +239,23 @@ def _cast(path: str, array: np.ndarray, dtype: np.dtype) -> np.ndarray:
     return cast
 
 
-def _place(path: str, array: np.ndarray, sharding: Placement | None) -> jax.Array:
-    if jax.dtypes.canonicalize_dtype(array.dtype) != array.dtype:
+def _leaf(
+    path: str, parts: list[Part], stacked: bool, dtype: Any, sharding: Placement | None
+) -> jax.Array:
+    """The leaf where it belongs."""
+    dtype = _dtype_of(path, parts, dtype)
+    if jax.dtypes.canonicalize_dtype(dtype) != dtype:
         raise LoraxError(
-            f"'{path}' is {array.dtype}, which JAX would cut to 32 bits: expected that to be asked "
+            f"'{path}' is {dtype}, which JAX would cut to 32 bits: expected that to be asked "
             'for; pass dtype="float32"'
         )
-    if sharding is None:
-        return jax.block_until_ready(jax.device_put(array))  # asarray would copy it twice
+    shape = (len(parts), *_shape(parts[0])) if stacked else _shape(parts[0])
+    fill = partial(_fill, path, parts, stacked, dtype)
+    if sharding is None:  # asarray would copy it twice
+        return jax.block_until_ready(jax.device_put(fill(whole(shape))))
     if not isinstance(sharding, jax.sharding.Sharding):
-        sharding = sharding(path, array.shape)
-    # each process places what its own devices need
-    leaf = jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
-    return jax.block_until_ready(leaf)
+        sharding = sharding(path, shape)
+    return place_regions(shape, sharding, fill, path)
 
 
 def _insert(tree: dict[str, Any], path: str, leaf: jax.Array) -> None:

@@ -9,7 +9,6 @@ import os
 import pathlib
 import warnings
 from collections.abc import Mapping
-from functools import partial
 from typing import Any
 
 import jax
@@ -17,26 +16,23 @@ import jax.numpy as jnp
 import numpy as np
 
 from lorax.core.errors import LoraxError, LoraxWarning, check_choice
-from lorax.core.paths import key_for
 from lorax.io.assemble import Part, Placement, assemble, match, stored_dtype, with_fields
 from lorax.io.checkpoint import JSON_NAME as OUR_ADAPTER
+from lorax.io.classifier import drawn_parts, in_classifier, is_new
 from lorax.io.hf_config import model_of
 from lorax.io.hf_files import CONFIG, SINGLE, download, is_hub_name, tensors_of
 from lorax.io.json_file import read_json
 from lorax.io.llama2c import open_llama2c
-from lorax.io.names import entries, leaf_shapes
+from lorax.io.names import entries
 from lorax.io.peft_config import CONFIG_NAME as PEFT_ADAPTER
 from lorax.io.place import place
 from lorax.io.pretrained_save import save as save
-from lorax.io.tensors import Source, refuse_pickle
+from lorax.io.tensors import refuse_pickle
 from lorax.io.tokenizer import Tokenizer, load_tokenizer
 from lorax.models.roberta_config import HEADS
 
 UNTIED = ("params/lm_head/kernel", "params/lm_head/out/kernel")
 """The head of a model that is not tied: of Llama and GPT-2, of RoBERTa."""
-
-HEAD_DEVIATION = 0.02
-"""Standard deviation of a classifier's weights at the start, as in transformers."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,7 +94,8 @@ def load(
     """The model, its parameters and its tokenizer.
 
     Tensors are read one by one, cast and placed before the next leaf is begun: the host holds at
-    most 1.3 times what the parameters take.
+    most 1.3 times what the parameters take. Where `sharding` cuts a leaf, a host reads and holds
+    one device's part of it at a time, and of a file of safetensors only what its devices need.
 
     Args:
       source: a directory with config.json and model.safetensors (or an index of several), a name
@@ -123,13 +120,15 @@ def load(
     path = place(source, "source", ", or a hub name such as 'openai-community/gpt2'")
     # as it was written but for a `~`: "./a/b" is a directory, "a/b" may be a hub name
     name = str(path) if os.fspath(source).startswith("~") else os.fspath(source)
-    found = _find(name, revision, dropout)
+    # hosts that load together also check together
+    share = (0, 1) if sharding is None else (jax.process_index(), jax.process_count())
+    found = _find(name, revision, dropout, share)
     if dropout is not None and not hasattr(found.model.config, "dropout"):
         raise LoraxError(f"dropout={dropout} for a model without dropout: leave it out")
     model = _wanted(found.model, tied=tied, head=head, labels=labels)
     parts = _parts(found.model, model, found.parts)
     kept = _float(stored_dtype(parts) if dtype is None else dtype)
-    drawn = _draws(found.model, model, kept, key)
+    drawn = drawn_parts(found.model, model, kept, key)
     model = with_fields(model, scan=scan, remat=remat, dtype=kept.name, param_dtype=kept.name)
     base = assemble(model, parts | drawn, dtype=None if dtype is None else kept, sharding=sharding)
     if drawn:
@@ -145,31 +144,33 @@ def load(
     )  # fmt: skip
 
 
-def _find(name: str, revision: str | None, dropout: float | None) -> _Found:
+def _find(name: str, revision: str | None, dropout: float | None, share: tuple[int, int]) -> _Found:
     path = pathlib.Path(name)
     if revision is not None and path.exists():
         raise LoraxError(f"revision={revision!r} with files at '{name}': expected a hub name")
     if path.is_file():
-        return _find_file(path)
+        return _find_file(path, share)
     if path.is_dir():
-        return _find_directory(path, None, dropout)
+        return _find_directory(path, None, dropout, share)
     if not is_hub_name(name):
         raise LoraxError(
             f"no model at '{name}': expected a directory, a llama2.c .bin, or a hub name such as "
             "openai-community/gpt2; check the path"
         )
     folder, commit = download(name, revision)
-    return _find_directory(folder, commit, dropout)
+    return _find_directory(folder, commit, dropout, share)
 
 
-def _find_directory(folder: pathlib.Path, commit: str | None, dropout: float | None) -> _Found:
+def _find_directory(
+    folder: pathlib.Path, commit: str | None, dropout: float | None, share: tuple[int, int]
+) -> _Found:
     _refuse_adapter(folder)
     table, sources = read_json(folder / CONFIG), tensors_of(folder)
     try:
         model = model_of(table, dropout=dropout)
     except LoraxError as error:
         raise LoraxError(f"'{folder / CONFIG}': {error}") from None
-    parts = match(model, sources, str(folder))
+    parts = match(model, sources, str(folder), share)
     return _Found(model, parts, load_tokenizer(folder), commit, folder, table)
 
 
@@ -190,7 +191,7 @@ def _refuse_adapter(folder: pathlib.Path) -> None:
         )
 
 
-def _find_file(path: pathlib.Path) -> _Found:
+def _find_file(path: pathlib.Path, share: tuple[int, int]) -> _Found:
     if path.name.removesuffix(".xz").endswith(".bin"):
         model, sources = open_llama2c(path)
         named = (
@@ -199,7 +200,7 @@ def _find_file(path: pathlib.Path) -> _Found:
         )
         beside = next((file for file in named if file.is_file()), None)
         tokenizer = None if beside is None else load_tokenizer(beside)
-        parts = match(model, sources, str(path))
+        parts = match(model, sources, str(path), share)
         return _Found(model, parts, tokenizer, tokenizer_file=beside)
     refuse_pickle(path)
     raise LoraxError(
@@ -236,50 +237,11 @@ def _wanted(stored: Any, *, tied: bool | None, head: str | None, labels: int | N
 def _parts(stored: Any, model: Any, parts: Mapping[str, Part]) -> dict[str, Part]:
     """Those of `parts` that `model` has, and the embedding once more where it is untied."""
     paths = {entry.path for entry in entries(with_fields(model, scan=False))}
-    new = _new_classifier(stored, model)
-    kept = {path: parts[path] for path in paths & set(parts) if not (new and _in_classifier(path))}
+    new = is_new(stored, model)
+    kept = {path: parts[path] for path in paths & set(parts) if not (new and in_classifier(path))}
     for path in paths & set(UNTIED) - set(kept):
         kept[path] = Part(parts["params/embed/embedding"].source, "linear")
     return kept
-
-
-def _draws(stored: Any, model: Any, dtype: np.dtype, key: jax.Array | None) -> dict[str, Part]:
-    """The leaves of `model` that the file cannot give: a classifier, drawn from the key."""
-    if getattr(model.config, "head", None) == "masked_lm" != stored.config.head:
-        raise LoraxError(
-            f"head='masked_lm', but the file holds the head {stored.config.head!r}: expected a "
-            "masked language model; only a classifier is drawn anew"
-        )
-    if not _new_classifier(stored, model):
-        return {}
-    if key is None:
-        raise LoraxError(
-            f"the file holds no classifier for {model.config.labels} labels: expected a key to "
-            "draw it from; pass key=jax.random.key(0)"
-        )
-    shapes = leaf_shapes(with_fields(model, scan=True))
-    return {
-        path: Part(Source(dtype, leaf.shape, partial(_draw, path, leaf.shape, dtype, key)), "drawn")
-        for path, leaf in shapes.items()
-        if _in_classifier(path)
-    }
-
-
-def _draw(path: str, shape: tuple[int, ...], dtype: np.dtype, key: jax.Array) -> np.ndarray:
-    if path.endswith("/bias"):
-        return np.zeros(shape, dtype)
-    drawn = jax.random.normal(key_for(key, path), shape, jnp.float32)
-    return np.asarray(HEAD_DEVIATION * drawn).astype(dtype)
-
-
-def _new_classifier(stored: Any, model: Any) -> bool:
-    if getattr(model.config, "head", None) != "classification":
-        return False
-    return (stored.config.head, stored.config.labels) != ("classification", model.config.labels)
-
-
-def _in_classifier(path: str) -> bool:
-    return path.startswith("params/classifier/")
 
 
 def _float(dtype: Any) -> np.dtype:

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lorax.core.errors import LoraxError
+from lorax.io.regions import Region, slices, whole
 
 Path = str | os.PathLike[str]
 
@@ -60,12 +61,21 @@ class Source(NamedTuple):
       dtype, shape: of what `read()` returns.
       read: returns the array.
       file: where it lies, for messages.
+      read_region: returns a region of the array and reads no more than that; None where all of it
+        has to be read.
     """
 
     dtype: Any
     shape: tuple[int, ...]
     read: Callable[[], Any]
     file: str = ""
+    read_region: Callable[[Region], Any] | None = None
+
+    def part(self, area: Region) -> Any:
+        """The numbers of a region; only these are read where that can be done."""
+        if area == whole(self.shape):
+            return self.read()
+        return self.read()[slices(area)] if self.read_region is None else self.read_region(area)
 
     @property
     def nbytes(self) -> int:
@@ -90,9 +100,21 @@ class TensorFile:
     def sources(self) -> dict[str, Source]:
         """Every tensor as a `Source`, to be read when it is needed."""
         return {
-            name: Source(info.dtype, info.shape, partial(self.read, name), str(self.path))
+            name: Source(
+                info.dtype, info.shape, partial(self.read, name), str(self.path),
+                partial(self.read_region, name),
+            )
             for name, info in self.tensors.items()
-        }
+        }  # fmt: skip
+
+    def read_region(self, name: str, area: Region) -> np.ndarray:
+        """A region of the tensor `name`, a (start, stop) for each axis; no other bytes are read.
+
+        Raises:
+          LoraxError: the disk refuses.
+        """
+        with _opened(self.path) as file:
+            return file.get_slice(name)[slices(area)]
 
     def read(
         self, name: str, shape: tuple[int, ...] | None = None, *, finite: bool = False

@@ -71,7 +71,9 @@ def chunked_costs(
     if not frozen:
         return _by_tokens(hidden_BTD, head, targets_BT, mask_BT, chunk, label_smoothing)
     tokens = targets_BT.size
-    flat = (x.reshape(tokens, *x.shape[2:]) for x in (hidden_BTD, targets_BT, mask_BT))
+    flat = (
+        x.reshape(tokens, *x.shape[targets_BT.ndim :]) for x in (hidden_BTD, targets_BT, mask_BT)
+    )
     hidden_ND, targets_N, mask_N = flat
     definition = functools.partial(_by_tokens, chunk=chunk, label_smoothing=label_smoothing)
     return frozen_costs(

@@ -20,9 +20,15 @@ from jax import P
 from jax.experimental import multihost_utils as hosts
 
 from lorax import LoraxError
+from lorax.core.paths import path_of
 from lorax.io import arrays as store
 from lorax.io.fingerprint import fingerprint
+from lorax.io.pretrained import load
 from lorax.io.run_checkpoint import Checkpoints
+from lorax.parallel.layout import Layout
+from lorax.parallel.mesh import make_mesh
+from lorax.parallel.tables import RULES
+from tests.io.counting import counted
 
 AUTO = jax.sharding.AxisType.Auto
 SPECS = {"A": P("x", "y"), "B": P("y"), "m": P(("x", "y")), "count": P(), "half": P(None, "x")}
@@ -203,11 +209,27 @@ def fingerprints_agree(folder):
         assert fingerprint(tree) == mine != fingerprint(numbers(6))
 
 
+def load_a_quarter(folder):
+    """Each process reads what its devices need, and together they have the whole model."""
+    for name, family in (("llama", "llama"), ("gpt2", "gpt2"), ("roberta", "roberta")):
+        plain = load(folder.parent / name, scan=True)
+        layout = Layout(make_mesh(fsdp=jax.device_count()), RULES[family])
+        found = jax.tree_util.tree_flatten_with_path(layout.base(plain.base))[0]
+        places = {path_of(keys): sharding for keys, sharding in found}
+        with counted() as count:
+            base = load(folder.parent / name, scan=True, sharding=lambda p, s: places[p]).base  # noqa: B023
+        leaves = jax.tree.leaves(plain.base)
+        vectors = sum(leaf.nbytes for leaf in leaves if leaf.ndim < 3)
+        total = sum(leaf.nbytes for leaf in leaves)
+        assert sum(count.values()) <= total / jax.process_count() + vectors
+        assert fingerprint(base) == fingerprint(plain.base)
+
+
 scenarios = {
     f.__name__: f
     for f in (
         save_and_restore, the_same_one_is_picked, a_failure_is_told_to_all, nobody_waits_for_ever,
-        another_number_of_processes, save_without_end, fingerprints_agree,
+        another_number_of_processes, save_without_end, fingerprints_agree, load_a_quarter,
     )
 }  # fmt: skip
 

@@ -1,0 +1,1 @@
+"""What would training take on a mesh of devices, and does the compiled step agree?"""
