@@ -30,7 +30,7 @@ class Planned:
     Attributes:
       preflight: of the config, with the model, the optimizer and the whole rows.
       adapter, loss: of this step.
-      state, base, batch: the arguments of the step; `part` is what of the batch is computed at once.
+      state, base, batch: the arguments of the step; `part` is what is computed at once.
       shardings: of state, base and batch, as `make_step` takes them.
     """
 

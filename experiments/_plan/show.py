@@ -25,9 +25,8 @@ def show(call: _cli.Call) -> None:
     config, flags = call.config, call.flags
     _set_mesh(config, str(flags["mesh"]))
     lengths = shapes.sizes(config)
-    mesh = shapes.abstract_mesh(lengths)
-    if flags["compile"]:
-        mesh = compiled.host_mesh(lengths)  # before anything of JAX begins
+    make = compiled.host_mesh if flags["compile"] else shapes.abstract_mesh
+    mesh: Any = make(lengths)  # devices of the host before anything of JAX begins
     pre = preview.plan(config, call.overrides)
     own = shapes.planned(pre, mesh)
     plans = _plans(pre, mesh)
@@ -79,7 +78,7 @@ def _set_mesh(config: Any, given: str) -> None:
         raise _cli.UsageError(
             f"--mesh='{given}': expected lengths of {', '.join(AXES)}, such as data=1,fsdp=64"
         )
-    config.mesh.update({axis: 1 for axis in AXES})
+    config.mesh.update(dict.fromkeys(AXES, 1))
     config.mesh.update({part[1]: int(part[2]) for part in parts if part})
 
 

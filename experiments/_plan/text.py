@@ -42,10 +42,9 @@ def plan_table(plans: Mapping[str, MemoryPlan]) -> str:
         values = [getattr(_read(plan), name) for plan in plans.values()]
         if any(values):
             table.append((label, *(size(value) if value else "-" for value in values)))
-    table.append(
-        ("in all, with the larger of the two", *_sizes(_read(p).total for p in _of(plans)))
-    )
-    table.append(("each checkpoint, on disk", *_sizes(plan.checkpoint for plan in _of(plans))))
+    totals = [size(_read(plan).total) for plan in plans.values()]
+    table.append(("in all, with the larger of the two", *totals))
+    table.append(("each checkpoint, on disk", *(size(p.checkpoint) for p in plans.values())))
     return markdown(table)
 
 
@@ -73,9 +72,11 @@ def compiled_table(plan: MemoryPlan, found: Compiled, batch: int) -> str:
 
 def cpu_note(native: MemoryPlan, wide: MemoryPlan) -> str:
     """What of the compiled figures is particular to the CPU, in sentences."""
-    told = [("copies of arrays in 16 bits that a loop reads, made before it", wide.copies)]
-    layer = wide.gathered - native.gathered
-    told += [("weights of a layer in 32 bits, the largest of them twice", layer)]
+    told = [
+        ("weights that a loop reads, copied to 32 bits before it", wide.copies),
+        ("activations, converted before the backward pass reads them", wide.converted),
+        ("weights of a layer in 32 bits, the largest twice", wide.gathered - native.gathered),
+    ]
     named = "; ".join(f"{label}: {size(count)}" for label, count in told if count > 0)
     if not named:
         return "The plan is counted as XLA:CPU compiles, which changes nothing here."
@@ -102,15 +103,7 @@ def _read(plan: MemoryPlan) -> MemoryPlan:
     return dataclasses.replace(plan, base=plan.base - plan.unread, unread=0)
 
 
-def _of(plans: Mapping[str, MemoryPlan]) -> Sequence[MemoryPlan]:
-    return list(plans.values())
-
-
-def _sizes(counts: object) -> list[str]:
-    return [size(count) for count in counts]  # type: ignore[attr-defined]
-
-
 def _difference(planned: int, compiled: int) -> str:
-    if not compiled:
+    if not (planned and compiled):
         return "-"
     return f"{planned / compiled - 1:+.1%}"

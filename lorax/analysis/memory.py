@@ -35,7 +35,8 @@ class MemoryPlan:
       gathered: weights that lie cut over devices and are whole while that layer is computed.
       head: the same of what is used outside of layers, beside the logits.
       unread: the part of `base` that a step does not read, for it is trained whole.
-      copies: in 32 bits, of arrays in 16 that loops read slice by slice; zero unless `wide`.
+      copies: in 32 bits, of weights in 16 that a loop reads slice by slice; zero unless `wide`.
+      converted: the same of what is kept for the backward pass, which is gone once it is copied.
     """
 
     base: int
@@ -51,17 +52,19 @@ class MemoryPlan:
     head: int = 0
     unread: int = 0
     copies: int = 0
+    converted: int = 0
 
     @property
     def total(self) -> int:
         """At the height of a step, which is an estimate: compilers fuse, reuse, and copy.
 
         The logits are gone when the last layer is computed again, so the larger of both counts,
-        each with the weights that it gathers.
+        each with the weights that it gathers. In between activations may be converted.
         """
         constant = self.base + self.derived + self.delta + self.gradients + self.optimizer
-        heights = self.logits + self.head, self.recomputed + self.gathered
-        return constant + self.activations + self.copies + max(heights)
+        layer = self.converted // 2 + self.recomputed + self.gathered
+        height = max(self.logits + self.head, self.converted, layer)
+        return constant + self.activations + self.copies + height
 
 
 def memory_plan(
@@ -118,7 +121,8 @@ def memory_plan(
         gathered=_gathered(layer, wide),
         head=_gathered(top, wide),
         unread=unread,
-        copies=sum(walk.widened.values()),
+        copies=sum(size for key, size in walk.widened.items() if isinstance(key, int)),
+        converted=sum(size for key, size in walk.widened.items() if not isinstance(key, int)),
     )
 
 

@@ -44,7 +44,7 @@ class Walk:
       bodies: the whole program first, then every loop and every rematerialised part that XLA
         cannot merge with what is around it.
       widened: where floats of 16 bits are worked with in 32, bytes of the copies that are made of
-        all slices before a loop which reads them one by one.
+        all slices before a loop which reads them one by one; by the number of a leaf, or a key.
     """
 
     def __init__(self, mesh: Mapping[str, int], rows: Sequence[str], wide: bool = False):

@@ -21,6 +21,7 @@ from lorax.core.errors import LoraxError
 from lorax.io import arrays as store
 from lorax.io.atomic import Path, new_directory
 from lorax.io.form import abstract_arrays, build, describe, named_arrays
+from lorax.io.named_tree import gathered
 from lorax.io.place import place
 
 FORMAT = 1
@@ -34,8 +35,8 @@ def save_adapter(
     """Writes `adapter` and `delta` so that `load_adapter(directory)` returns both.
 
     Written beside `directory` under another name and renamed, so that a failure at any moment
-    leaves what was there before. Missing parent folders are made. Of several processes, process 0
-    writes, and needs the whole delta; the others return at once.
+    leaves what was there before. Missing parent folders are made. Of several processes all call
+    this, and process 0 writes; a delta that is spread over them is gathered on their hosts.
 
     Args:
       directory: must not exist, unless `overwrite`.
@@ -47,9 +48,9 @@ def save_adapter(
       LoraxError: the directory is taken, the disk refuses, or a delta cannot be described.
     """
     check_adapter(adapter)
+    description, arrays = _description(adapter, delta), gathered(named_arrays(delta))
     if jax.process_index() != 0:
         return
-    description, arrays = _description(adapter, delta), named_arrays(delta)
     with new_directory(directory, JSON_NAME, overwrite=overwrite) as partial:
         store.save_arrays(partial / ARRAYS_NAME, arrays)
         description["files"] = store.checksums(partial)

@@ -7,7 +7,6 @@ matters, and the base is read where it lies. Names, shapes and dtypes join in at
 
 import functools
 import hashlib
-from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -15,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lorax.core.packed import is_packed
-from lorax.core.paths import flatten
+from lorax.core.paths import flatten, path_of
 
 _SEEDS = (np.uint32(0x9E3779B9), np.uint32(0x7F4A7C15))  # of two independent sums: 64 bits a leaf
 _AT_ONCE = 1 << 24  # elements: a CPU takes 4 bytes each beside the leaf
@@ -28,12 +27,12 @@ def fingerprint(base: Any) -> str:
     leaves that are no arrays.
 
     Args:
-      base: any pytree, on the host or on devices, sharded or not.
+      base: any pytree, on the host or on devices, sharded or not, quantised or not.
 
     Raises:
       LoraxError: two leaves share a path.
     """
-    leaves = dict(_arrays(flatten(base)))
+    leaves = _arrays(base)
     sums = jax.device_get([_sums(leaf) for leaf in leaves.values()])
     lines = sorted(
         f"{path} {leaf.dtype} {tuple(leaf.shape)} {[sum(map(int, parts)) % 2**32 for parts in own]}"
@@ -42,13 +41,13 @@ def fingerprint(base: Any) -> str:
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
 
 
-def _arrays(leaves: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """The arrays by path: a leaf, or codes and scales of one that is quantised."""
-    for path, leaf in leaves.items():
-        if is_packed(leaf):
-            yield from ((f"{path}/{name}", getattr(leaf, name)) for name in ("qvalue", "scale"))
-        else:
-            yield path, leaf
+def _arrays(base: Any) -> dict[str, Any]:
+    """The arrays by path; of a quantised leaf they are its codes and its scales."""
+    found: dict[str, Any] = {}
+    for path, leaf in flatten(base).items():
+        below = jax.tree_util.tree_flatten_with_path(leaf)[0] if is_packed(leaf) else [((), leaf)]
+        found |= {"/".join(filter(None, (path, path_of(keys)))): part for keys, part in below}
+    return found
 
 
 def _sums(leaf: Any) -> list[list[jax.Array]]:

@@ -71,6 +71,21 @@ def own_copies(leaves: Mapping[str, Any]) -> dict[str, Any]:
     return host_copies(whole if jax.process_index() == 0 else {}) | _device_copies(spread)
 
 
+def gathered(leaves: Mapping[str, Any]) -> dict[str, Any]:
+    """The same, but arrays that are spread over processes whole, on the host of each process.
+
+    All of them call this.
+    """
+    if not any(map(_spread, leaves.values())):
+        return dict(leaves)
+    from jax.experimental import multihost_utils
+
+    return {
+        name: multihost_utils.process_allgather(leaf, tiled=True) if _spread(leaf) else leaf
+        for name, leaf in leaves.items()
+    }
+
+
 def placements(leaves: Mapping[str, Any]) -> dict[str, jax.sharding.Sharding]:
     """Where those of `leaves` are, or are to be, that are committed to devices."""
     found = {}

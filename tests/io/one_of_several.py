@@ -19,9 +19,12 @@ import pytest
 from jax import P
 from jax.experimental import multihost_utils as hosts
 
+import lorax
 from lorax import LoraxError
+from lorax.core.leaf import Factors, Roles
 from lorax.core.paths import path_of
 from lorax.io import arrays as store
+from lorax.io.checkpoint import load_adapter, save_adapter
 from lorax.io.fingerprint import fingerprint
 from lorax.io.pretrained import load
 from lorax.io.run_checkpoint import Checkpoints
@@ -209,6 +212,18 @@ def fingerprints_agree(folder):
         assert fingerprint(tree) == mine != fingerprint(numbers(6))
 
 
+def an_adapter_is_gathered(folder):
+    """The delta is spread; what is on the disk is whole, and any process loads it."""
+    mesh = mesh_of(jax.process_count(), 2)
+    whole = placed(1, mesh)
+    factors = Factors(whole["A"], whole["half"].astype(jnp.float32), Roles((), (0,), (1,)))
+    save_adapter(folder, lorax.LoRA(rank=4), {"params/q/kernel": factors})
+    hosts.sync_global_devices("saved")
+    _, delta = load_adapter(folder)
+    assert (delta["params/q/kernel"].A == numbers(1)["A"]).all()
+    assert (delta["params/q/kernel"].B == numbers(1)["half"]).all()
+
+
 def load_a_quarter(folder):
     """Each process reads what its devices need, and together they have the whole model."""
     for name, family in (("llama", "llama"), ("gpt2", "gpt2"), ("roberta", "roberta")):
@@ -230,6 +245,7 @@ scenarios = {
     for f in (
         save_and_restore, the_same_one_is_picked, a_failure_is_told_to_all, nobody_waits_for_ever,
         another_number_of_processes, save_without_end, fingerprints_agree, load_a_quarter,
+        an_adapter_is_gathered,
     )
 }  # fmt: skip
 

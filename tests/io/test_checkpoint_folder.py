@@ -4,6 +4,7 @@ import json
 import shutil
 
 import hypothesis.strategies as st
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -41,6 +42,29 @@ def test_round_trip(written):
     assert tree["step"] == 7 and info == INFO
     said = disk.read_about(written)
     assert (said["step"], said["metrics"]) == (7, {"loss": 1.5})
+
+
+@pytest.mark.parametrize("shape, spec", [((1, 4), ("x", "y")), ((2, 2), (None, "x")), ((2, 2), ())])
+def test_arrays_go_where_the_like_says(written, shape, spec):
+    """Also onto devices that they were not saved from."""
+    mesh = jax.make_mesh(shape, ("x", "y"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
+    place = jax.NamedSharding(mesh, jax.P(*spec))
+    wanted = jax.ShapeDtypeStruct((3, 4), jnp.float32, sharding=place)
+    tree, _ = disk.load(written, TREE | {"delta": {"q/kernel/A": wanted}}, {})
+    found = tree["delta"]["q/kernel/A"]
+    assert found.sharding == place and (found == TREE["delta"]["q/kernel/A"]).all()
+    assert not tree["step"].committed
+    again, _ = disk.load(written, tree, {})
+    assert again["delta"]["q/kernel/A"].sharding == place
+
+
+def test_keys_go_there_too(tmp_path):
+    mesh = jax.make_mesh((4,), ("x",), axis_types=(jax.sharding.AxisType.Auto,))
+    cut = jax.NamedSharding(mesh, jax.P("x"))
+    tree = {"keys": jax.device_put(jax.random.split(jax.random.key(3), 8), cut)}
+    write(tmp_path / "1", tree)
+    found, _ = disk.load(tmp_path / "1", tree, {})
+    assert found["keys"].sharding == cut and (found["keys"] == tree["keys"]).all()
 
 
 def test_what_the_caller_changes_later_is_not_in_it():

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from jax.sharding import AxisType
 
+import lorax
 from lorax import LoraxError
 from lorax.io import fingerprint as module
 from lorax.io.fingerprint import fingerprint
@@ -102,6 +103,20 @@ def test_keys_and_complex_numbers():
     z = np.array([1 + 2j, 3 - 1j], np.complex64)
     assert fingerprint({"z": z}) == fingerprint({"z": jnp.asarray(z)})
     assert fingerprint({"z": z}) != fingerprint({"z": z.conj()})
+
+
+@pytest.mark.parametrize("kind", ["int8", "nf4"])
+def test_a_quantised_base_is_its_codes_and_scales(kind):
+    pytest.importorskip("qwix")
+    draw = lambda seed: np.random.default_rng(seed).normal(size=(2, 64, 8)).astype(np.float32)
+    base = lambda x: lorax.quantize({"layers": {"kernel": x}, "scale": X}, kind)
+    mine = fingerprint(base(draw(0)))
+    assert mine == fingerprint(base(draw(0))) != fingerprint(base(draw(1)))
+    assert mine != fingerprint(base(2 * draw(0)))  # the same codes
+    mesh = jax.make_mesh((4,), ("a",), axis_types=(AxisType.Auto,))
+    cut = jax.NamedSharding(mesh, jax.P(None, None, "a"))
+    spread = lambda x: jax.device_put(x, cut) if x.ndim == 3 else x
+    assert fingerprint(jax.tree.map(spread, base(draw(0)))) == mine
 
 
 def test_two_leaves_of_one_path():

@@ -12,7 +12,17 @@ from hypothesis import given, settings
 
 from lorax import LoraxError
 from lorax.core.leaf import Factors, Roles
-from lorax.io.named_tree import forms, host_copies, key_impls, misfit, named_leaves, rebuild
+from lorax.io.named_tree import (
+    forms,
+    gathered,
+    host_copies,
+    key_impls,
+    misfit,
+    named_leaves,
+    own_copies,
+    placements,
+    rebuild,
+)
 from lorax.train.optim import adamw
 from lorax.train.step import init_state
 
@@ -120,6 +130,33 @@ def test_sharded_within_one_process_is_gathered():
     mesh = jax.make_mesh((4,), ("d",), axis_types=(jax.sharding.AxisType.Auto,))
     x = jax.device_put(jnp.arange(8.0), jax.NamedSharding(mesh, jax.P("d")))
     assert (host_copies({"x": x})["x"] == np.arange(8.0)).all()
+
+
+def test_only_what_is_committed_says_where_it_is():
+    mesh = jax.make_mesh((4,), ("d",), axis_types=(jax.sharding.AxisType.Auto,))
+    cut = jax.NamedSharding(mesh, jax.P("d"))
+    one = jax.sharding.SingleDeviceSharding(jax.devices()[1])
+    leaves = {
+        "cut": jax.device_put(jnp.arange(8.0), cut),
+        "one": jax.device_put(jnp.arange(8.0), one),
+        "shape": jax.ShapeDtypeStruct((8,), jnp.float32, sharding=cut),
+        "key": jax.device_put(jax.random.key(0), jax.NamedSharding(mesh, jax.P())),
+        "free": jnp.arange(8.0),
+        "bare": jax.ShapeDtypeStruct((8,), jnp.float32),
+        "numpy": np.arange(8.0),
+    }
+    found = placements(leaves)
+    assert sorted(found) == ["cut", "key", "one", "shape"]
+    assert found["cut"] == found["shape"] == cut and found["one"] == one
+    assert placements(jax.eval_shape(lambda: {"x": jnp.arange(8.0)})) == {}
+
+
+def test_alone_nothing_is_gathered_and_all_is_copied():
+    leaves = {"x": jnp.arange(8.0), "n": np.arange(3)}
+    assert gathered(leaves) == leaves
+    copies = own_copies(leaves)
+    assert all(type(copy) is np.ndarray for copy in copies.values())
+    assert (copies["x"] == leaves["x"]).all()
 
 
 def test_another_rank_is_told_once_for_each_leaf():

@@ -58,8 +58,10 @@ def test_kill_9_within_saves(tmp_path):
             checkpoints.save(restored.step + 1, state(7), {}, wait=True)
 
 
+@pytest.mark.runs
 def test_two_processes_save_and_restore_together(tmp_path):
-    together(2, tmp_path, "save_and_restore", "the_same_one_is_picked", "fingerprints_agree")
+    together(2, tmp_path, "save_and_restore", "the_same_one_is_picked", "fingerprints_agree",
+             "an_adapter_is_gathered")  # fmt: skip
     folder = tmp_path / "save_and_restore"
     with Checkpoints(folder) as checkpoints:  # and one alone, onto its own four devices
         mesh = jax.make_mesh((2, 2), ("x", "y"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
