@@ -194,7 +194,7 @@ class Checkpoints:
 
     def best_step(self) -> int | None:
         """The step with the best value of the metric `best`; None if none has one."""
-        best = first_does(lambda: self._best_step(), LoraxError)
+        best = first_does(self._best_step, LoraxError)
         return None if best is None else int(best)
 
     def latest(self, like: Tree, expect: Mapping[str, Any] | None = None) -> Restored | None:
