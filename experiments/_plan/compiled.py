@@ -13,7 +13,10 @@ from typing import Any
 import jax
 
 from experiments._plan.shapes import Planned
+from lorax.core import paths
+from lorax.core.adapter import unprepared
 from lorax.core.errors import LoraxError
+from lorax.core.packed import is_packed
 from lorax.parallel.mesh import make_mesh
 
 _REDUCED = re.compile(r"= \(?(.*?)\)? (all-reduce|reduce-scatter)(?:-start)?\(")
@@ -69,7 +72,8 @@ def host_mesh(lengths: Mapping[str, int]) -> jax.sharding.Mesh:
 def compiled(planned: Planned) -> Compiled:
     """Lowers and compiles the step of a plan on a mesh of devices."""
     began = time.monotonic()
-    made = planned.step().lower(planned.state, planned.base, planned.batch).compile()
+    step: Any = planned.step()  # jitted
+    made = step.lower(planned.state, planned.base, planned.batch).compile()
     seconds, found, text = time.monotonic() - began, made.memory_analysis(), made.as_text()
     kinds = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
     counts = {kind: len(re.findall(rf" {kind}(?:-start)?\(", text)) for kind in kinds}
@@ -83,8 +87,9 @@ def of_base(reduced: Iterable[Sequence[int]], base: Any) -> list[tuple[int, ...]
     """The `reduced` that may be gradients of a frozen matrix: shaped as it is, or a layer of it,
     whole or as one device has it."""
     shapes = set()
-    for leaf in jax.tree.leaves(base):
-        for shape in (leaf.shape, leaf.sharding.shard_shape(leaf.shape)):
+    for leaf in paths.flatten(unprepared(base)[0]).values():
+        stored = leaf.qvalue if is_packed(leaf) else leaf  # scales are no matrices
+        for shape in (stored.shape, stored.sharding.shard_shape(stored.shape)):
             shapes |= {tuple(shape), tuple(shape[1:])}
     matrices = {_plain(shape) for shape in shapes if len(_plain(shape)) > 1}
     return [tuple(shape) for shape in reduced if _plain(shape) in matrices]

@@ -73,7 +73,7 @@ def compiled_table(plan: MemoryPlan, found: Compiled, batch: int) -> str:
 def cpu_note(native: MemoryPlan, wide: MemoryPlan) -> str:
     """What of the compiled figures is particular to the CPU, in sentences."""
     told = [
-        ("weights that a loop reads, copied to 32 bits before it", wide.copies),
+        ("weights that a loop reads, copied wider before it", wide.copies),
         ("activations, converted before the backward pass reads them", wide.converted),
         ("weights of a layer in 32 bits, the largest twice", wide.gathered - native.gathered),
     ]

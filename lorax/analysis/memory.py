@@ -35,7 +35,7 @@ class MemoryPlan:
       gathered: weights that lie cut over devices and are whole while that layer is computed.
       head: the same of what is used outside of layers, beside the logits.
       unread: the part of `base` that a step does not read, for it is trained whole.
-      copies: in 32 bits, of weights in 16 that a loop reads slice by slice; zero unless `wide`.
+      copies: of weights that a loop reads, in 32 bits for 16 and 8 for 4; zero unless `wide`.
       converted: the same of what is kept for the backward pass, which is gone once it is copied.
     """
 
@@ -95,8 +95,8 @@ def memory_plan(
       accumulate: parts of a batch.
       opt_state: shapes of the optimizer's state, with their shardings; None for those of `tx`.
       wide: count as XLA:CPU compiles, which has no 16-bit arithmetic. Floats of 16 bits take 32
-        while they are worked with; what a loop reads slice by slice is copied whole before it
-        begins; and of the gathered weights of a layer the largest lies there twice, as it came and
+        while they are worked with, codes of 4 bits 8; what a loop reads slice by slice is copied
+        whole before it begins, and what it reads whole is gathered before it; and of the gathered weights of a layer the largest lies there twice, as it came and
         as it is read.
     """
     prepared = _prepared(adapter, base, delta)
@@ -108,6 +108,8 @@ def memory_plan(
     bodies = walk.bodies
     layer, top = max(bodies[1:], key=_height, default=Body()), bodies[0]
     trained, (plain, derived) = _bytes(delta), unprepared(prepared)
+    # gathered before the loop over the parts of a batch, not in it
+    stays = sum(top.gathered.values()) if wide and accumulate > 1 else 0
     return MemoryPlan(
         base=_bytes(plain),
         derived=_bytes(derived),
@@ -119,9 +121,9 @@ def memory_plan(
         recomputed=max(layer.rematerialised, top.rematerialised),
         checkpoint=_whole(delta) + _whole(opt_state),
         gathered=_gathered(layer, wide),
-        head=_gathered(top, wide),
+        head=_gathered(top, wide) - stays,
         unread=unread,
-        copies=sum(size for key, size in walk.widened.items() if isinstance(key, int)),
+        copies=stays + sum(size for key, size in walk.widened.items() if isinstance(key, int)),
         converted=sum(size for key, size in walk.widened.items() if not isinstance(key, int)),
     )
 

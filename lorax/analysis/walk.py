@@ -20,6 +20,18 @@ LAYOUT = ("transpose", "reshape", "squeeze", "copy", "sharding_constraint", "sto
 VIEWS = (*LAYOUT, "convert_element_type", "slice", "dynamic_slice", "split")
 """Primitives after which a weight is still that weight, or a piece of it."""
 
+CHEAP = ("broadcast_in_dim", "convert_element_type", "copy", "expand_dims", "iota", "reshape",
+         "squeeze", "stop_gradient")  # fmt: skip
+POINTWISE = (*CHEAP, "abs", "add", "add_any", "and", "clamp", "cos", "div", "eq", "erf", "exp",
+             "ge", "gt", "integer_pow", "is_finite", "le", "log", "log1p", "logistic", "lt", "max",
+             "min", "mul", "ne", "neg", "not", "or", "pow", "reduce_precision", "rsqrt", "select_n",
+             "shift_right_logical", "sign", "sin", "sqrt", "square", "sub", "tanh")  # fmt: skip
+"""Primitives that compilers compute number by number with what reads them, and do not store in
+between: cheap ones as often as they are read, others where all that reads them is one loop."""
+
+CALLS = ("jit", "pjit", "closed_call", "custom_jvp_call")
+"""Primitives whose program becomes part of the one around it."""
+
 REMAT = ("remat2", "remat", "checkpoint")
 """Primitives of `jax.checkpoint`, by version."""
 
@@ -83,16 +95,19 @@ class Walk:
         known.update((v, _constant(v.aval)) for v in getattr(program.jaxpr, "constvars", ()))
         read = lambda atom: known[atom] if not _jax.is_literal(atom) else _constant(atom.aval)
         uses, alive, most = _jax.last_uses(program.jaxpr), 0, 0
+        fused = _fused(program, uses)
         ends: dict[int, int] = {}
         for number, eqn in enumerate(program.jaxpr.eqns):
             found, inside = self._eqn(eqn, [read(atom) for atom in eqn.invars], body)
-            made = sum(self.bytes(value) for value in found)
-            most = max(most, alive + max(made, inside))
-            alive += made
+            made = 0
+            inside = 0 if eqn.outvars and eqn.outvars[0] in fused else inside
             for out, value in zip(eqn.outvars, found, strict=True):
                 known[out] = value
-                end = uses.get(out, number)
-                ends[end] = ends.get(end, 0) + self.bytes(value)
+                size, end = 0 if out in fused else self.bytes(value), uses.get(out, number)
+                ends[end] = ends.get(end, 0) + size
+                made += size
+            most = max(most, alive + max(made, inside))
+            alive += made
             alive -= ends.pop(number, 0)
         return [read(atom) for atom in program.outputs], most
 
@@ -127,11 +142,17 @@ class Walk:
         return [Value(*form(out.aval), cut, leaf, kept, free) for out, cut in results], 0
 
     def _whole(self, value: Value, body: Body) -> Value:
-        """A weight as a computation wants it: gathered along the axes that cut rows."""
+        """A weight as a computation wants it: gathered along the axes that cut rows.
+
+        Codes are decoded where they lie, and XLA then gathers the matrix, in 16 bits.
+        """
         cut = self._gathered(value.cut)
         if value.leaf is None or cut == value.cut:
             return value
-        size = max(body.gathered.get(value.leaf, 0), self.bytes(value, gathered=True))
+        moved = value
+        if jnp.issubdtype(value.dtype, jnp.integer):
+            moved = dataclasses.replace(value, dtype=jnp.dtype(jnp.bfloat16))
+        size = max(body.gathered.get(value.leaf, 0), self.bytes(moved, gathered=True))
         body.gathered[value.leaf] = size
         return dataclasses.replace(value, cut=cut)
 
@@ -152,9 +173,13 @@ class Walk:
         return self._loop(program, values[:consts], carry, slices, eqn)
 
     def _copy(self, value: Value) -> int:
-        stored = dataclasses.replace(value, kept=False)
-        size = self.bytes(stored)
-        return size if size > self.bytes(stored, stored=True) else 0
+        if not self._wide:
+            return 0
+        whole = dataclasses.replace(value, kept=False)
+        if item_bytes(value.dtype) < 1:  # codes of four bits are copied to eight
+            return self.bytes(dataclasses.replace(whole, dtype=jnp.dtype("uint8")))
+        size = self.bytes(whole)
+        return size if size > self.bytes(whole, stored=True) else 0
 
     def _while(self, eqn: Any, values: list[Value]) -> tuple[list[Value], int]:
         _, before, program, consts = _jax.while_parts(eqn)
@@ -186,6 +211,36 @@ class Walk:
 
     def _gathered(self, cut: Cut) -> Cut:
         return tuple(tuple(name for name in names if name not in self._rows) for names in cut)
+
+
+def _fused(program: _jax.Program, uses: dict[Any, int]) -> set[Any]:
+    """Results that are never stored; `uses` then says when what they are computed from is read."""
+    readers: dict[Any, list[Any]] = {}
+    for eqn in program.jaxpr.eqns:
+        for atom in eqn.invars:
+            if not _jax.is_literal(atom):
+                readers.setdefault(atom, []).append(eqn)
+    outputs = {atom for atom in program.outputs if not _jax.is_literal(atom)}
+    fused: set[Any] = set()
+    for eqn in reversed(program.jaxpr.eqns):
+        out = eqn.outvars[0] if len(eqn.outvars) == 1 else None
+        if out in outputs or not readers.get(out) or not _is_pointwise(eqn):
+            continue
+        inward = [_is_pointwise(e) or e.primitive.name.startswith("reduce_") for e in readers[out]]
+        at_once = len(inward) == 1 or all(e.outvars[0] in fused for e in readers[out])
+        if all(inward) and (at_once or eqn.primitive.name in CHEAP):
+            fused.add(out)
+            for atom in eqn.invars:
+                if not _jax.is_literal(atom):
+                    uses[atom] = max(uses[atom], uses[out])
+    return fused
+
+
+def _is_pointwise(eqn: Any) -> bool:
+    if eqn.primitive.name in CALLS:
+        inner = [e for program in _jax.programs(eqn) for e in program.jaxpr.eqns]
+        return all(map(_is_pointwise, inner))
+    return eqn.primitive.name in POINTWISE
 
 
 def _computed(value: Value) -> Value:

@@ -72,14 +72,41 @@ def test_without_16_bit_arithmetic_a_loop_has_copies_made():
     assert walk.bytes(carry) == 2 * walk.bytes(carry, stored=True) == B * D * 4 // 4
 
 
+def test_codes_are_decoded_where_they_lie_and_gathered_in_16_bits():
+    decoded = lambda x, codes: x @ (codes - 8).astype(jnp.float32)
+    codes = ((D, F), jnp.dtype("int8"), (ROWS, WHOLE))
+    assert walked(decoded, X, codes)[0].bodies[0].gathered == {0: D * F * 2}
+
+
+def test_codes_of_4_bits_that_a_loop_reads_are_copied_to_8():
+    def fn(x, w):
+        turn = lambda x, w: (x @ w.astype(jnp.float32), None)
+        return jax.lax.scan(turn, x, w)[0]
+
+    stack = ((L, D, D), jnp.dtype("uint4"), (WHOLE, WHOLE, WHOLE))
+    assert walked(fn, X, stack, wide=True)[0].widened == {0: L * D * D}
+    assert walked(fn, X, stack)[0].widened == {0: 0}
+
+
+def test_a_chain_of_numberwise_operations_is_stored_at_its_end_alone():
+    def fn(x, w):
+        return jax.checkpoint(lambda x, w: jnp.sin(jnp.sin(x)) @ w)(x, w)
+
+    weight = ((D, D), jnp.float32, (WHOLE, WHOLE))
+    walk, _ = walked(fn, X, weight)
+    assert (
+        walk.bodies[-1].rematerialised == 2 * B * D * 4 // 4
+    )  # what is multiplied, and the result
+
+
 def test_what_is_computed_again_is_alive_together():
     def fn(x, w):
-        return jax.checkpoint(lambda x, w: jnp.sin(jnp.sin(x @ w)))(x, w)
+        return jax.checkpoint(lambda x, w: x @ w @ w)(x, w)
 
     walk, _ = walked(fn, X, ((D, D), jnp.float32, (WHOLE, WHOLE)))
     again = walk.bodies[-1]  # apart from the rest, for XLA must not merge it
     assert len(walk.bodies) == 2
-    assert again.rematerialised == 2 * B * D * 4 // 4  # each sine and what it is of
+    assert again.rematerialised == 2 * B * D * 4 // 4  # each product and what it is of
 
 
 def test_a_carry_is_cut_as_a_turn_leaves_it():
