@@ -14,7 +14,6 @@ from experiments._train.method import make_loss
 from experiments._train.model import IMAGES, TRANSFORMERS, program
 from lorax.analysis.memory import MemoryPlan, memory_plan
 from lorax.core.errors import LoraxError
-from lorax.core.packed import formed, is_packed
 from lorax.io.assemble import with_fields
 from lorax.parallel.layout import Layout
 from lorax.parallel.mesh import AXES, ROWS
@@ -95,11 +94,10 @@ def planned(
       LoraxError: rows that the mesh does not divide; what does not divide of the base.
     """
     config, fn, base = pre.config, pre.fn, pre.base
-    if remat is not None and _family(pre.model) not in IMAGES:
+    if remat is not None and layered(pre.model):
         fn = program(with_fields(pre.model, remat=remat))
     if adapter is not None:
-        dense = lambda b: jax.tree.map(formed, b, is_leaf=is_packed)
-        base = jax.eval_shape(dense, base)
+        base = jax.eval_shape(lorax.dequantize, base)
     adapter = adapter or pre.adapter
     _check_rows(pre, mesh)
     apply = lorax.adapt(fn, adapter, on_fallback="allow")
@@ -116,6 +114,11 @@ def planned(
         pre, adapter, make_loss(config, fn, adapter), _put(state, found[0]), _put(base, found[1]),
         _put(batch, found[2]), _put(pre.batch, found[2]), found,
     )  # fmt: skip
+
+
+def layered(model: Any) -> bool:
+    """Whether a model has layers that can be computed again."""
+    return _family(model) not in IMAGES
 
 
 def _family(model: Any) -> str:

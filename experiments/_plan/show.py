@@ -44,6 +44,8 @@ def _plans(pre: Preflight, mesh: Any) -> dict[str, MemoryPlan]:
     for label, adapter in ((name, None), ("Full", lorax.Full())):
         if adapter is None or name != "Full":
             for suffix, remat in ((", remat", True), ("", False)):
+                if remat and not shapes.layered(pre.model):
+                    continue
                 found[label + suffix] = shapes.planned(pre, mesh, adapter, remat).memory()
     return found
 

@@ -11,7 +11,7 @@ from experiments._preflight import Preflight
 from experiments._preflight import show as show_preflight
 from experiments._train import method
 from experiments._train.data import Read, example_inputs, labels_of, read_splits
-from experiments._train.model import make_subject, program
+from experiments._train.model import make_subject, program, quantised
 from experiments._train.scoring import LANGUAGE
 from experiments._train.setting import check, make_setting, steps_of
 from lorax.core.errors import LoraxError
@@ -75,7 +75,7 @@ def _read(config: Any, overrides: Any) -> Preflight:
     )
     return Preflight(
         config, overrides, setting.fn, (setting.example,), setting.loss, setting.adapter,
-        setting.subject.base, batch, setting.tx, setting.steps,
+        _stored(config, setting.subject.base), batch, setting.tx, setting.steps,
         len(pipeline.examples),
         _logits(config, setting.subject.model, batch), setting.subject.model,
     )  # fmt: skip
@@ -94,10 +94,15 @@ def _planned(config: Any, overrides: Any, found: Read | None) -> Preflight:
     batch = _batch(config, labels)
     return Preflight(
         config, overrides, fn, (example,), method.make_loss(config, fn, adapter), adapter,
-        subject.base, batch,
+        _stored(config, subject.base), batch,
         method.make_optimizer(config.optimizer, steps or config.optimizer.warmup + 1)[0],
         steps or None, rows or None, _logits(config, subject.model, batch), subject.model,
     )  # fmt: skip
+
+
+def _stored(config: Any, base: Any) -> Any:
+    """Shapes of a base as a run holds it, quantised where the config says so."""
+    return jax.eval_shape(lambda base: quantised(config, base), base)
 
 
 def _labels(config: Any) -> int | None:

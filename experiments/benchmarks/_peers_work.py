@@ -33,6 +33,7 @@ class Work:
       family: one of `FAMILIES`.
       targets: one of `TARGETS`; GPT-2 has one matrix for queries, keys and values.
       dtype: of weights and activations; the factors are float32.
+      scan: whether the layers are one scan, and their weights stacked.
       remat: whether layers are computed again in the backward pass.
       chunk: of the loss in blocks, in tokens; see `lorax.train.losses.next_token_loss`.
     """
@@ -49,6 +50,7 @@ class Work:
     rank: int = 8
     alpha: float = 16.0
     dtype: str = "float32"
+    scan: bool = False
     remat: bool = False
     chunk: int = 32
 
@@ -57,7 +59,7 @@ class Work:
         """The model; its head is tied, GPT-2's feed-forward four times as wide as the model."""
         sizes: dict[str, Any] = {
             "vocab_size": self.vocab, "dim": self.dim, "layers": self.layers, "heads": self.heads,
-            "max_length": self.length, "tied": True, "remat": self.remat,
+            "max_length": self.length, "tied": True, "scan": self.scan, "remat": self.remat,
             "dtype": self.dtype, "param_dtype": self.dtype,
         }  # fmt: skip
         if self.family == "gpt2":

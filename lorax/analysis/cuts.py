@@ -41,10 +41,13 @@ class Value:
 
 def value_of(leaf: Any, number: int | None = None) -> Value:
     """The `Value` of an array or its shape; cut as its `sharding` says, if it has a named one."""
-    shape, spec = tuple(leaf.shape), getattr(getattr(leaf, "sharding", None), "spec", ())
-    names = [((n,) if isinstance(n, str) else tuple(n or ())) for n in spec]
-    cut = (*names, *[()] * (len(shape) - len(names)))
-    return Value(shape, leaf.dtype, cut, number, number is not None)
+    shape, sharding = tuple(leaf.shape), getattr(leaf, "sharding", None)
+    cut: list[tuple[str, ...]] = [()] * len(shape)
+    if isinstance(sharding, jax.sharding.NamedSharding):
+        for axis, entry in enumerate(sharding.spec):
+            names = (entry,) if isinstance(entry, str) else tuple(entry or ())
+            cut[axis] = tuple(name for name in names if sharding.mesh.shape[name] > 1)
+    return Value(shape, leaf.dtype, tuple(cut), number, number is not None)
 
 
 def item_bytes(dtype: Any) -> float:

@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.custom_derivatives import SymbolicZero
 
 Label = Any
 
@@ -78,11 +79,18 @@ def widened(
         return wide
     product = jax.custom_jvp(wide)
 
-    @product.defjvp
     def derivative(primals: Any, tangents: Any) -> tuple[Any, Any]:
-        cast = lambda *operands: narrow(*operands).astype(dtype)
-        return product(*primals), jax.jvp(cast, primals, tangents)[1]
+        # a frozen operand has no tangent: a product with zeros would be computed, and kept
+        moving = [i for i, t in enumerate(tangents) if not isinstance(t, SymbolicZero)]
 
+        def cast(*moved: Any) -> jax.Array:
+            operands = dict(enumerate(primals)) | dict(zip(moving, moved, strict=True))
+            return narrow(*operands.values()).astype(dtype)
+
+        points, slopes = ([values[i] for i in moving] for values in (primals, tangents))
+        return product(*primals), jax.jvp(cast, points, slopes)[1]
+
+    product.defjvp(derivative, symbolic_zeros=True)
     return product
 
 

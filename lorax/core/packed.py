@@ -16,6 +16,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.custom_derivatives import SymbolicZero
 
 from lorax.core.errors import LoraxError
 
@@ -70,7 +71,7 @@ class Packed:
 
     @classmethod
     def of(cls, path: str, leaf: Any) -> "Packed":
-        """The view of a whole stored leaf, frozen: no derivative reaches its scales.
+        """The view of a whole stored leaf.
 
         Raises:
           LoraxError: the leaf has a zero point.
@@ -87,7 +88,7 @@ class Packed:
         scale = leaf.scale.reshape([leaf.scale.shape[axis] for axis, _ in kept])
         axes = tuple(range(leaf.qvalue.ndim))
         labels = tuple(label for _, label in kept)
-        return cls(leaf.qvalue, axes, lax.stop_gradient(scale), labels, leaf.qtype, leaf.dtype)
+        return cls(leaf.qvalue, axes, scale, labels, leaf.qtype, leaf.dtype)
 
     @property
     def sides(self) -> tuple[tuple[jax.Array, tuple[Label, ...]], ...]:
@@ -159,13 +160,13 @@ class Packed:
 def _looked_up(codes: jax.Array, dtype: Any) -> jax.Array:
     """The value of each code, by choices between two: they fuse with what follows, a gather of
     single numbers does not."""
-    codes = codes.astype(jnp.uint8)
-    level: list[Any] = [jnp.asarray(value, dtype) for value in NF4]
-    for bit in range(4):
-        odd = (codes >> bit) & 1 == 1
-        level = [
-            jnp.where(odd, high, low) for low, high in zip(level[::2], level[1::2], strict=True)
-        ]
+    bits = [(codes.astype(jnp.uint8) >> place) & 1 for place in range(4)]
+    last = bits[0].astype(dtype)
+    # exact, as one term is zero; a choice between two numbers would first fill two matrices
+    level = [low * (1 - last) + high * last for low, high in zip(NF4[::2], NF4[1::2], strict=True)]
+    for bit in bits[1:]:
+        pairs = zip(level[::2], level[1::2], strict=True)
+        level = [jnp.where(bit == 1, high, low) for low, high in pairs]
     return level[0]
 
 
@@ -197,18 +198,24 @@ def through(
         y = product(own.values(axes), *x)
         return y * own.spread(out_axes).astype(y.dtype)
 
-    @jax.checkpoint
-    def tangent(packed: Any, fixed: Any, slopes: Any) -> jax.Array:
+    @functools.partial(jax.checkpoint, static_argnums=2)
+    def slope(packed: Any, still: Any, at: tuple[int, ...], slopes: Any) -> jax.Array:
+        def moved(*own: jax.Array) -> jax.Array:
+            operands = still | dict(zip(at, own, strict=True))
+            return evaluated(packed, *(operands[i] for i in range(len(operands))))
+
         # linear, so it may be taken anywhere: at zero, nothing of x is kept for it
-        at = [jnp.zeros_like(t) if v is None else v for v, t in zip(fixed, slopes, strict=True)]
-        return jax.jvp(lambda *x: evaluated(packed, *x), at, slopes)[1]
+        return jax.jvp(moved, [jnp.zeros_like(t) for t in slopes], slopes)[1]
 
-    kept = jax.custom_jvp(evaluated)
-
-    @kept.defjvp
     def derivative(primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
         packed, *x = primals
-        fixed = [None if jnp.issubdtype(v.dtype, jnp.floating) else v for v in x]
-        return kept(packed, *x), tangent(packed, fixed, list(tangents[1:]))
+        y, slopes = kept(packed, *x), tangents[1:]
+        at = tuple(i for i, t in enumerate(slopes) if not isinstance(t, SymbolicZero))
+        if not at:  # W alone was asked for
+            return y, jnp.zeros_like(y)
+        still = {i: v for i, v in enumerate(x) if i not in at}
+        return y, slope(packed, still, at, [slopes[i] for i in at])
 
+    kept = jax.custom_jvp(evaluated)
+    kept.defjvp(derivative, symbolic_zeros=True)
     return kept((view.codes, view.scale), *x)

@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.ad_checkpoint import checkpoint_name
 
 from lorax.core import _jax
 from lorax.core.contract import contract, widened
@@ -44,7 +45,8 @@ def dot_general(ctx: Any, eqn: _jax.Equation, values: Values) -> list[Any]:
     x = ctx.drop(x, leaf, eqn)
     for term in leaf.terms:
         y = y + low_rank(x, x_axes, leaf, term, out_axes, y.dtype, eqn.params["precision"])
-    return [y.astype(_jax.out_dtype(eqn))]
+    # so that a remat policy can keep the sum in place of its parts
+    return [checkpoint_name(y.astype(_jax.out_dtype(eqn)), "product")]
 
 
 def base_product(eqn: _jax.Equation, values: Values, out_axes: Labels) -> jax.Array:

@@ -36,6 +36,7 @@ RULES: dict[str, Rule] = {
     "stop_gradient": rearrange.stop_gradient,
     # identities with a side purpose
     "copy": rearrange.on_w,
+    "name": rearrange.on_w,
     "copy_p": rearrange.on_w,
     "optimization_barrier": rearrange.on_w,
     "sharding_constraint": rearrange.on_w,

@@ -24,6 +24,7 @@ from lorax.io.tensors import Source
 
 Model = Any
 Placement = jax.sharding.Sharding | Callable[[str, tuple[int, ...]], jax.sharding.Sharding]
+Each = Callable[[str, jax.Array], Any]
 
 _ENCODERS = {"llama": "model.", "gpt2": "transformer.", "roberta": "roberta."}
 
@@ -97,6 +98,7 @@ def assemble(
     *,
     dtype: Any = None,
     sharding: Placement | None = None,
+    each: Each | None = None,
 ) -> dict[str, Any]:
     """The parameters of `model`, {"params": …}, in the layout that its config asks for.
 
@@ -106,6 +108,8 @@ def assemble(
       dtype: of every leaf; None keeps each as it is stored.
       sharding: where the leaves go: one for all, or a function of path and shape. None leaves them
         uncommitted on the default device.
+      each: (path, leaf) -> what takes the place of a leaf as soon as it is there, before the next
+        one is read: its quantised form, say.
 
     Raises:
       LoraxError: the layers of a scanned leaf are stored in different dtypes, or a number does not
@@ -122,7 +126,9 @@ def assemble(
     for path in sorted(leaves, key=lambda path: -_size(leaves[path])):
         # the host's array has no name: it would live on while the next leaf is filled; nor does JAX
         # let go of it before its next transfer, so there is an empty one
-        _insert(tree, path, _leaf(path, leaves[path], stacked[path], dtype, sharding))
+        leaf = _leaf(path, leaves[path], stacked[path], dtype, sharding)
+        _insert(tree, path, leaf if each is None else jax.block_until_ready(each(path, leaf)))
+        del leaf
         jax.device_put(np.empty(0))
     return tree
 

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lorax.core.errors import LoraxError, LoraxWarning, check_choice
-from lorax.io.assemble import Part, Placement, assemble, match, stored_dtype, with_fields
+from lorax.io.assemble import Each, Part, Placement, assemble, match, stored_dtype, with_fields
 from lorax.io.checkpoint import JSON_NAME as OUR_ADAPTER
 from lorax.io.classifier import drawn_parts, in_classifier, is_new
 from lorax.io.hf_config import model_of
@@ -85,6 +85,7 @@ def load(
     remat: bool = False,
     revision: str | None = None,
     sharding: Placement | None = None,
+    each: Each | None = None,
     tied: bool | None = None,
     head: str | None = None,
     labels: int | None = None,
@@ -105,6 +106,8 @@ def load(
       remat: recompute each layer in the backward pass.
       revision: branch, tag or commit of a hub name.
       sharding: a `jax.sharding.Sharding` for all leaves, or a function of path and shape.
+      each: (path, leaf) -> what takes the leaf's place as soon as it is read, before the next one
+        is: `lorax.ops.quantize.quantized` of kernels, say, so that they never are there at once.
       tied: False gives a tied model a head of its own, a copy of the embedding.
       head: for RoBERTa, "none", "classification" or "masked_lm"; None is what is stored. A
         classifier that the file lacks is drawn from `key`, with a warning; nothing else is.
@@ -130,7 +133,8 @@ def load(
     kept = _float(stored_dtype(parts) if dtype is None else dtype)
     drawn = drawn_parts(found.model, model, kept, key)
     model = with_fields(model, scan=scan, remat=remat, dtype=kept.name, param_dtype=kept.name)
-    base = assemble(model, parts | drawn, dtype=None if dtype is None else kept, sharding=sharding)
+    stored = None if dtype is None else kept
+    base = assemble(model, parts | drawn, dtype=stored, sharding=sharding, each=each)
     if drawn:
         warnings.warn(
             f"'{name}' has no classifier for {model.config.labels} labels: {', '.join(drawn)} are "

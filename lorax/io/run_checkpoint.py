@@ -117,8 +117,9 @@ class Checkpoints:
     ) -> None:
         """Copies `tree` to the host and writes it in the background.
 
-        The arrays may be donated at once. A save in flight is waited for first. A checkpoint of
-        `step` that exists is replaced. Old ones are deleted when the new one is on the disk.
+        The arrays may be donated at once; those that are spread over processes are copied on their
+        devices until they are written. A save in flight is waited for first. A checkpoint of `step`
+        that exists is replaced. Old ones are deleted when the new one is on the disk.
 
         Args:
           step: at least 0.

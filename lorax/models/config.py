@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 ATTENTIONS = ("auto", "xla", "cudnn")
+REMATS = ("full", "dots", "offload")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,7 +17,9 @@ class TransformerConfig:
 
     ``dim`` is the model width, ``norm_eps`` what normalisation adds to the variance. ``tied`` uses
     the embedding as the head. ``scan`` keeps all layers in one stacked ``layers`` (fast
-    compilation), ``remat`` recomputes each layer in the backward pass (little memory). ``dtype`` is
+    compilation). ``remat`` says what is computed again in the backward pass instead of being kept:
+    False or "" nothing, True or "full" whole layers (least memory), "dots" all but the products
+    with weights, "offload" as "dots" with these kept in the host's memory. ``dtype`` is
     what is computed in and ``param_dtype`` what parameters are initialised in; both are kept as
     names, such as "bfloat16". ``attention`` says who computes attention: "xla", "cudnn" (flash
     attention, on a GPU in 16 bits), or "auto", cuDNN where it can. Hashable, and JSON by `asdict`.
@@ -32,7 +35,7 @@ class TransformerConfig:
     norm_eps: float = 1e-5
     tied: bool = False
     scan: bool = False
-    remat: bool = False
+    remat: bool | str = False
     dtype: DTypeLike = "float32"
     param_dtype: DTypeLike = "float32"
     attention: str = "auto"
@@ -43,11 +46,16 @@ class TransformerConfig:
         for name in self._SIZES:
             check_size(name, getattr(self, name))
         check_positive("norm_eps", self.norm_eps)
-        for name in ("tied", "scan", "remat"):
+        for name in ("tied", "scan"):
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(
                     f"{name} must be True or False, got {getattr(self, name)!r}: set {name}=True"
                 )
+        if not isinstance(self.remat, bool) and self.remat not in ("", *REMATS):
+            raise ValueError(
+                f"remat must be True, False or one of {', '.join(REMATS)}, got {self.remat!r}: "
+                'set remat="full"'
+            )
         for name in ("dtype", "param_dtype"):
             object.__setattr__(self, name, _float_name(name, getattr(self, name)))
         if self.attention not in ATTENTIONS:

@@ -11,6 +11,7 @@ Scales have the dtype of the leaf: 16 bits for weights in bfloat16, which makes 
 """
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -79,6 +80,24 @@ def quantized(leaf: Any, kind: str, *, block: int = 64) -> Any:
     if isinstance(leaf, jax.ShapeDtypeStruct):
         return jax.eval_shape(every, leaf)
     return jax.jit(every)(leaf)
+
+
+def quantizer(kind: str, *, where: Any = KERNELS, block: int = 64) -> Callable[[str, Any], Any]:
+    """(path, leaf) -> the leaf, quantised where its path is selected: `quantize` for a base that is
+    read leaf by leaf, as `lorax.io.pretrained.load(each=...)` does.
+
+    A pattern that matches no leaf goes unnoticed; everything else is as in `quantize`.
+    """
+    check_choice("kind", kind, KINDS)
+    patterns = check_patterns("where", where)
+
+    def each(path: str, leaf: Any) -> Any:
+        if not any(paths.matches(pattern, path) for pattern in patterns):
+            return leaf
+        _check(path, leaf, kind, block)
+        return quantized(leaf, kind, block=block)
+
+    return each
 
 
 def dequantize(base: Any) -> Any:

@@ -4,8 +4,6 @@ import contextlib
 import types
 from unittest import mock
 
-import safetensors
-
 from lorax.io import tensors
 
 
@@ -41,6 +39,8 @@ class _Slice(_Opened):
 @contextlib.contextmanager
 def counted():
     """The bytes that are read inside, by tensor."""
+    import safetensors.numpy
+
     count: dict[str, int] = {}
 
     @contextlib.contextmanager

@@ -249,6 +249,25 @@ def test_leaves_go_where_they_are_asked_to():
     assert all(leaf.devices() == {jax.devices()[1]} for leaf in leaves)
 
 
+def test_each_leaf_is_replaced_before_the_next_one_is_read():
+    alive, most = set(), []
+    scanned = with_fields(LLAMA, scan=True)
+    parts = match(LLAMA, sources_of(LLAMA), "folder")
+
+    def halved(path, leaf):
+        alive.add(path)
+        weakref.finalize(leaf, alive.discard, path)
+        most.append(len(alive))
+        return {"half": leaf.astype(jnp.float16)}
+
+    plain = flatten(assemble(scanned, parts))
+    found = flatten(assemble(scanned, parts, each=halved))
+    assert set(found) == {f"{path}/half" for path in plain}
+    for path, leaf in plain.items():
+        assert np.array_equal(found[f"{path}/half"], leaf.astype(jnp.float16))
+    assert most == [1] * len(plain)
+
+
 def test_with_fields_changes_the_config_alone():
     changed = with_fields(LLAMA, scan=True)
     assert type(changed) is Llama

@@ -4,7 +4,7 @@ import os
 import pytest
 
 from lorax import LoraxError
-from lorax.io.atomic import clear_leftovers, discard, lock, new_directory
+from lorax.io.atomic import clear_leftovers, discard, lock, new_directory, partial_of
 
 
 def _write(folder, text="{}"):
@@ -79,11 +79,23 @@ def test_leftovers_are_cleared_and_nothing_else(tmp_path):
         (tmp_path / name).mkdir()
         _write(tmp_path / name, name)
     (tmp_path / ".f.0123abcd.partial").write_text("a file")
+    (tmp_path / ".g.0123abcd.failed").write_text("why")
     clear_leftovers(tmp_path)
     left = {path.name for path in tmp_path.iterdir()}
     assert left == {"b", "c", ".d.partial", "e", ".f.0123abcd.partial"}
     assert (tmp_path / "b" / "mark.json").read_text() == ".b.0123abcd.old"
     assert (tmp_path / "c" / "mark.json").read_text() == "c"
+
+
+def test_with_a_token_others_may_have_begun(tmp_path):
+    begun = partial_of(tmp_path / "a", "0123abcd")
+    assert begun == tmp_path / ".a.0123abcd.partial"
+    begun.mkdir()
+    (begun / "theirs").write_text("x")
+    with new_directory(tmp_path / "a", "mark.json", token="0123abcd") as partial:
+        assert partial == begun
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+    assert (tmp_path / "a" / "theirs").read_text() == "x"
 
 
 def test_a_lock_has_one_holder(tmp_path):

@@ -18,7 +18,7 @@ from lorax.models.llama_config import LlamaConfig
 from lorax.train.losses import next_token_loss
 from lorax.train.step import State, init_state
 
-ROWS, TOKENS, VOCABULARY, DIM, HIDDEN, LAYERS, RANK = 16, 12, 96, 64, 160, 3, 4
+ROWS, TOKENS, VOCABULARY, DIM, HIDDEN, LAYERS, RANK = 16, 12, 112, 64, 160, 3, 4
 WHERE = (r".*/(query|key|value|qkv|out|gate|up|down)/kernel",)
 
 
@@ -66,16 +66,23 @@ class Trained:
         return jax.eval_shape(self.state, base), base
 
 
-def trained(family: str, *, chunk: int = 0, tied: bool = True, **fields: Any) -> Trained:
-    """A model of "llama" or "gpt2", scanned and recomputed, with LoRA on every product."""
+def trained(
+    family: str, *, chunk: int = 0, tied: bool = True, tensor: int = 1, **fields: Any
+) -> Trained:
+    """A model of "llama" or "gpt2", scanned and recomputed, with LoRA on every product.
+
+    `tensor` is that of the mesh.
+    """
     fields = {
         "vocab_size": VOCABULARY, "dim": DIM, "layers": LAYERS, "heads": 4, "hidden_dim": HIDDEN,
-        "max_length": TOKENS, "tied": tied, "scan": True, "remat": True,
+        "max_length": TOKENS + 8, "tied": tied, "scan": True, "remat": True,
     } | fields  # fmt: skip
     model: Any = GPT2(GPT2Config(**fields)) if family == "gpt2" else None
     model = model or Llama(LlamaConfig(kv_heads=2, **fields))
     adapter = lorax.LoRA(rank=RANK, alpha=8.0, where=WHERE)
-    loss = next_token_loss(model.apply, adapter, on_fallback="error", chunk=chunk)
+    loss = next_token_loss(
+        model.apply, adapter, on_fallback="error", chunk=chunk, sharded_vocabulary=tensor > 1
+    )
     return Trained(family, model.apply, adapter, optax.adamw(1e-3, eps=1e-5), loss)
 
 

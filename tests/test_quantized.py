@@ -1,0 +1,186 @@
+"""Adapters on a quantised base: what they compute is what they compute on the dense one."""
+
+import dataclasses
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import lorax
+from lorax.core import paths
+from lorax.core.packed import is_packed
+from lorax.models import GPT2, GPT2Config, Llama, LlamaConfig, Roberta, RobertaConfig
+from tests.jaxprs import equations
+
+pytest.importorskip("qwix")
+TOKENS = jax.random.randint(jax.random.key(0), (2, 8), 2, 32)
+MODELS = {
+    "llama": Llama(LlamaConfig(32, 64, 2, 2, 1, 96, max_length=8)),
+    "gpt2": GPT2(GPT2Config(32, 64, 2, 2, max_length=8, hidden_dim=96)),
+    "roberta": Roberta(RobertaConfig(32, 64, 2, 2, 96, max_length=16)),
+}
+ADAPTERS = {
+    "lora": lorax.LoRA(rank=2),
+    "pissa": lorax.LoRA(rank=2, initializer="pissa"),
+    "bitfit": lorax.BitFit(),
+    "chain": lorax.Chain(
+        lorax.LoRA(rank=2, where=(".*/query/kernel",)), lorax.Full(where=("params/norm/.*",))
+    ),
+    "subspace": lorax.Subspace(dim=8, where=("params/norm/.*",)),
+}
+SCAN = {"scan": True, "remat": "full"}
+
+
+def model_of(family: str, **fields: Any) -> Any:
+    model = MODELS[family]
+    return type(model)(dataclasses.replace(model.config, **fields))
+
+
+def setting(family: str, kind: str, adapter: lorax.Adapter, **fields: Any) -> Any:
+    """The adapted loss, a quantised base, the dense one it stands for, and a delta that moved."""
+    model = model_of(family, **fields)
+    base = jax.jit(model.init)(jax.random.key(1), TOKENS)
+    packed = lorax.quantize(base, kind, block=32)
+    apply = lorax.adapt(model.apply, adapter, on_fallback="error")
+    delta = apply.init(jax.random.key(2), packed, TOKENS)
+    leaves, tree = jax.tree.flatten(delta)
+    keys = jax.random.split(jax.random.key(3), len(leaves))
+    noise = [0.02 * jax.random.normal(k, x.shape) for k, x in zip(keys, leaves, strict=True)]
+    delta = jax.tree.unflatten(tree, [x + n for x, n in zip(leaves, noise, strict=True)])
+    loss = lambda delta, base: jnp.mean(jnp.sin(apply(base, delta, TOKENS)))
+    return loss, packed, lorax.dequantize(packed), delta
+
+
+def assert_same(got: Any, want: Any, tolerance: float = 1e-5) -> None:
+    for x, y in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+        assert np.abs(x - y).max() <= tolerance * max(np.abs(y).max(), 1e-6)
+
+
+@pytest.mark.parametrize(
+    ("family", "kind", "fields"),
+    [
+        ("llama", "nf4", SCAN),
+        ("gpt2", "int8", SCAN),
+        pytest.param("roberta", "nf4", {}, marks=pytest.mark.runs),
+        *(
+            pytest.param(family, kind, {"scan": scan, "remat": remat}, marks=pytest.mark.runs)
+            for family in MODELS
+            for kind in ("int8", "nf4")
+            for scan in (False, True)
+            for remat in ("", "full", "dots")
+        ),
+    ],
+)
+def test_gradients_are_those_through_the_dense_base(family, kind, fields):
+    loss, packed, dense, delta = setting(family, kind, ADAPTERS["lora"], **fields)
+    both = jax.jit(jax.value_and_grad(loss))
+    assert_same(both(delta, packed), both(delta, dense))
+
+
+@pytest.mark.runs
+@pytest.mark.parametrize("name", ADAPTERS)
+def test_every_adapter_that_leaves_matrices_alone_works(name):
+    family = "gpt2" if name == "bitfit" else "llama"
+    loss, packed, dense, delta = setting(family, "nf4", ADAPTERS[name], **SCAN)
+    both = jax.jit(jax.value_and_grad(loss))
+    assert_same(both(delta, packed), both(delta, dense), 1e-4 if name == "pissa" else 1e-5)
+
+
+def test_what_moves_a_matrix_as_a_whole_is_refused_in_one_line():
+    model = model_of("llama")
+    shapes = jax.eval_shape(model.init, jax.random.key(1), TOKENS)
+    packed = lorax.quantize(shapes, "int8")
+    for adapter in (lorax.Full(), lorax.Subspace(dim=8)):
+        with pytest.raises(lorax.LoraxError, match="is quantised and .* moves the whole leaf") as e:
+            adapter.init(jax.random.key(0), packed)
+        assert "\n" not in str(e.value)
+
+
+def test_roles_and_report_are_those_of_the_matrices():
+    model = model_of("gpt2", scan=True)
+    shapes = jax.eval_shape(model.init, jax.random.key(1), TOKENS)
+    packed = lorax.quantize(shapes, "nf4", block=32)
+    assert lorax.roles(model.apply, packed, TOKENS) == lorax.roles(model.apply, shapes, TOKENS)
+    ours, dense = (lorax.report(model.apply, ADAPTERS["lora"], b, TOKENS) for b in (packed, shapes))
+    assert str(ours) == str(dense) and not ours.merged
+
+
+@pytest.mark.parametrize("kind", ["int8", "nf4"])
+def test_no_stack_of_matrices_is_ever_dense_and_no_matrix_is_kept(kind):
+    model = model_of("llama", scan=True, layers=3)
+    packed = lorax.quantize(jax.eval_shape(model.init, jax.random.key(1), TOKENS), kind, block=32)
+    apply = lorax.adapt(model.apply, ADAPTERS["lora"])
+    delta = jax.eval_shape(apply.init, jax.random.key(2), packed, TOKENS)
+    loss = lambda delta, base, tokens: jnp.sum(apply(base, delta, tokens))
+    program = jax.make_jaxpr(jax.grad(loss))(delta, packed, TOKENS)
+    matrices = {leaf.shape for leaf in paths.flatten(packed).values() if is_packed(leaf)}
+    made = [out.aval for eqn in equations(program.jaxpr) for out in eqn.outvars]
+    assert not [aval for aval in made if aval.shape in matrices]
+    assert any(aval.shape in {shape[1:] for shape in matrices} for aval in made)
+    kept = jax.eval_shape(
+        lambda d, b, t: jax.vjp(lambda d: loss(d, b, t), d)[1], delta, packed, TOKENS
+    )
+    known = {leaf.shape for leaf in jax.tree.leaves((packed, delta))}
+    sizes = [leaf for leaf in jax.tree.leaves(kept) if leaf.shape not in known]
+    least = min(math.prod(shape) for shape in matrices)
+    assert all(leaf.size < least or leaf.shape[1:2] == TOKENS.shape[:1] for leaf in sizes)
+
+
+@pytest.mark.runs
+def test_many_deltas_at_once_and_accumulated_ones():
+    loss, packed, dense, delta = setting("llama", "nf4", ADAPTERS["lora"], **SCAN)
+    several = jax.tree.map(lambda x: jnp.stack([x, 2 * x]), delta)
+    slopes = jax.jit(jax.vmap(jax.grad(loss), in_axes=(0, None)))
+    assert_same(slopes(several, packed), slopes(several, dense))
+    total = lambda base: jax.jit(
+        lambda deltas: jax.lax.scan(
+            lambda sum_, one: (jax.tree.map(jnp.add, sum_, jax.grad(loss)(one, base)), None),
+            jax.tree.map(jnp.zeros_like, delta),
+            deltas,
+        )[0]
+    )(several)
+    assert_same(total(packed), total(dense))
+
+
+def test_merging_gives_a_dense_tree_that_computes_the_same():
+    model = model_of("llama")
+    base = jax.jit(model.init)(jax.random.key(1), TOKENS)
+    packed = lorax.quantize(base, "nf4", block=32)
+    adapter = lorax.LoRA(rank=2, where=(".*/query/kernel",))
+    delta = adapter.init(jax.random.key(2), packed)
+    merged = adapter.merge(packed, delta)
+    assert jax.tree.structure(merged) == jax.tree.structure(base)
+    assert all(
+        (x == y).all()
+        for x, y in zip(
+            jax.tree.leaves(merged), jax.tree.leaves(lorax.dequantize(packed)), strict=True
+        )
+    )
+
+
+def test_kernels_that_are_cut_reshaped_and_turned_stay_right():
+    """Whatever a program does with a quantised leaf is right, with a rule or without one."""
+    w = jax.random.normal(jax.random.key(0), (2, 64, 12))
+    x = jax.random.normal(jax.random.key(1), (3, 64))
+
+    def program(base, x):
+        w = base["w"].astype(jnp.float32) * 2.0
+        first, second = jnp.split(w[1], 2, axis=1)
+        a = x @ first.reshape(64, 2, 3).reshape(64, 6)
+        b = jnp.einsum("ti,oi->to", x, -second.T)
+        c = x[:, :32] @ w[0, 32:]  # cuts the axis of the blocks: formed there
+        d = jnp.einsum("ti,aio->tao", x, base["w"][jnp.array([1, 0])]).reshape(3, -1)
+        e = base["w"][0][jnp.array([3, 5, 7])]
+        return jnp.concatenate([a, b, c, d, e], axis=1)
+
+    for kind in ("int8", "nf4"):
+        packed = lorax.quantize({"w": w}, kind, where=("w",), block=32)
+        adapter = lorax.LoRA(rank=2, where=("w",))
+        delta = adapter.init(jax.random.key(2), packed, {"w": lorax.Roles((0,), (1,), (2,))})
+        apply = lorax.adapt(program, adapter, on_fallback="allow")
+        np.testing.assert_allclose(
+            apply(packed, delta, x), program(lorax.dequantize(packed), x), rtol=1e-4, atol=1e-4
+        )
