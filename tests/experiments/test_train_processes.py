@@ -21,6 +21,7 @@ FLAGS = (
     "--config=configs/quickstart.py:smoke",
     "--config.model.tokenizer=bpe:320",
     "--config.model.scan=true",
+    "--config.model.remat=full",
 
     "--config.mesh.replicate_below=1",
     "--config.pretrain.batch=8",
