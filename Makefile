@@ -33,7 +33,7 @@ test: lint  ## lint, type-check and test (ARGS=... adds pytest flags)
 	$(TEST_ENV) $(BIN) $(PYTEST) -m "not runs" $(ARGS)
 
 test-runs: $(VENV)/.installed-dev  ## what takes long: whole runs, sweeps and studies, kills, notebooks, the laws in 16 bits
-	$(TEST_ENV) $(BIN) $(PYTEST) -m runs tests/experiments tests/notebooks tests/train tests/test_laws.py $(ARGS)
+	$(TEST_ENV) $(BIN) $(PYTEST) -m runs $(ARGS)
 
 test-312: $(VENV312)/.installed-dev  ## the core and law tests under PYTHON312=... (Python 3.12 or later)
 	$(TEST_ENV) $(BIN312) $(PYTEST) $(LAWS) $(ARGS)

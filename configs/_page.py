@@ -39,12 +39,7 @@ def defaults() -> ConfigDict:
             "also_train": (),  # paths of leaves that are trained whole beside it: a fresh head
             "adapter_from": "",  # a saved adapter to start from, where paths and shapes agree
             "data": _data(),
-            "mesh": {  # of devices; their product is how many there are
-                "data": 0,  # parts of a batch; 0: all devices that are left
-                "fsdp": 1,  # parts of a batch and of every frozen matrix, gathered layer by layer
-                "tensor": 1,  # parts of every frozen matrix, each multiplied where it lies
-                "replicate_below": 65536,  # numbers; A and B that are smaller lie whole everywhere
-            },
+            "mesh": _mesh(),
             "train": {
                 "batch": 16,  # examples of an update, over all processes and accumulated parts
                 "accumulate": 1,  # equal parts in which a batch is computed one after the other
@@ -86,6 +81,16 @@ def _model() -> dict:
         "remat": "",
         "quantize": "",  # of the frozen matrices: int8 or nf4; empty: as param_dtype says
         "quantize_block": 64,  # numbers that share a scale under nf4
+    }
+
+
+def _mesh() -> dict:
+    """How many devices lie along each axis of the mesh; their product is how many there are."""
+    return {
+        "data": 0,  # parts of a batch; 0: all devices that are left
+        "fsdp": 1,  # parts of a batch and of every frozen matrix, gathered layer by layer
+        "tensor": 1,  # parts of every frozen matrix, each multiplied where it lies
+        "replicate_below": 65536,  # numbers; A and B that are smaller lie whole everywhere
     }
 
 
