@@ -115,9 +115,9 @@ class Walk:
         """Results of an equation, and the bytes alive inside the programs within it."""
         name, inner = eqn.primitive.name, list(_jax.programs(eqn))
         if name == "scan":
-            return self._scan(eqn, inner[0], values)
+            return self._scan(eqn, inner[0], values, body)
         if name == "while":
-            return self._while(eqn, values)
+            return self._while(eqn, values, body)
         if name == "cond":
             runs = [self._run(branch, values[1:], body) for branch in inner]
             return runs[0][0], max(peak for _, peak in runs)
@@ -157,7 +157,7 @@ class Walk:
         return dataclasses.replace(value, cut=cut)
 
     def _scan(
-        self, eqn: Any, program: _jax.Program, values: list[Value]
+        self, eqn: Any, program: _jax.Program, values: list[Value], body: Body
     ) -> tuple[list[Value], int]:
         consts, carried = _jax.scan_split(eqn)
         if not self._loops:
@@ -170,7 +170,8 @@ class Walk:
             for value in values[consts + carried :]
         ]
         carry = [_computed(value) for value in values[consts : consts + carried]]
-        return self._loop(program, values[:consts], carry, slices, eqn)
+        same = [self._whole(value, body) for value in values[:consts]]
+        return self._loop(program, same, carry, slices, eqn)
 
     def _copy(self, value: Value) -> int:
         if not self._wide:
@@ -181,10 +182,11 @@ class Walk:
         size = self.bytes(whole)
         return size if size > self.bytes(whole, stored=True) else 0
 
-    def _while(self, eqn: Any, values: list[Value]) -> tuple[list[Value], int]:
+    def _while(self, eqn: Any, values: list[Value], body: Body) -> tuple[list[Value], int]:
         _, before, program, consts = _jax.while_parts(eqn)
         carry = [_computed(value) for value in values[before + consts :]]
-        return self._loop(program, values[before : before + consts], carry, [], eqn)
+        same = [self._whole(value, body) for value in values[before : before + consts]]
+        return self._loop(program, same, carry, [], eqn)
 
     def _loop(
         self,
@@ -194,7 +196,10 @@ class Walk:
         slices: list[Value],
         eqn: Any,
     ) -> tuple[list[Value], int]:
-        """Outputs of a loop; its carry may be cut otherwise after a turn than it was before."""
+        """Outputs of a loop; its carry may be cut otherwise after a turn than it was before.
+
+        Its constants are whole: what every turn reads is gathered once, before the loop.
+        """
         before = len(self.bodies)
         self._loops += 1
         for _ in range(2):

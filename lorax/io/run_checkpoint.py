@@ -264,11 +264,11 @@ class Checkpoints:
             return disk.write_part(folder, arrays, meeting)
         try:
             disk.write(folder, said, arrays, meeting)
-        except LoraxError as error:
+        except Exception as error:  # whatever it is, the others must hear of it
             unsaved = self._unsaved(step, str(error))
             if meeting is not None:
                 meeting.fail(str(unsaved))
-            raise unsaved from None
+            raise (unsaved if isinstance(error, LoraxError) else error) from None
         if meeting is not None:
             meeting.forget()
         steps = self.steps()

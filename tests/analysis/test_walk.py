@@ -63,6 +63,15 @@ def test_a_loop_gathers_a_slice_at_a_time_and_stacks_what_it_returns():
     assert walk.widened == {0: 0}
 
 
+def test_what_every_turn_reads_is_gathered_once_before_the_loop():
+    def fn(x, w):
+        return jax.lax.fori_loop(0, 3, lambda _, x: x @ w, x)
+
+    walk, _ = walked(fn, X, ((D, D), jnp.float32, (ROWS, WHOLE)))
+    top, loop = walk.bodies
+    assert top.gathered == {0: D * D * 4} and loop.gathered == {}
+
+
 def test_without_16_bit_arithmetic_a_loop_has_copies_made():
     x = Value((B, D), jnp.bfloat16, (ROWS, WHOLE))
     stack = ((L, D, D), jnp.bfloat16, (WHOLE, ROWS, WHOLE))
