@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lorax.models import GPT2Config
-from lorax.models.blocks import run_layers
+import lorax
+from lorax.models import GPT2, GPT2Config
+from lorax.models.blocks import POLICIES, run_layers
 
 CONFIG = GPT2Config(32, 4, 3, 1)
 FORMS = pytest.mark.parametrize(
@@ -84,3 +85,50 @@ def test_numbers_are_not_in_a_scan_that_asks_for_none():
     model, x = Model(config, {}), jnp.zeros(4)
     params = model.init(jax.random.key(0), x, 0.0)
     assert "iota" not in str(jax.make_jaxpr(model.apply)(params, x, 0.0))
+
+
+def _slopes(remat, scan=True):
+    """What a step would differentiate, under a policy: GPT-2 with an adapter, on shapes."""
+    config = GPT2Config(16, 8, 2, 2, max_length=8, scan=scan, remat=remat)
+    model, tokens = GPT2(config), jnp.zeros((2, 8), jnp.int32)
+    base = jax.eval_shape(model.init, jax.random.key(0), tokens)
+    apply = lorax.adapt(model.apply, lorax.LoRA(rank=2))
+    delta = jax.eval_shape(apply.init, jax.random.key(1), base, tokens)
+    loss = lambda delta, base: jnp.sum(jnp.sin(apply(base, delta, tokens)))
+    return loss, delta, base
+
+
+def _kept(remat):
+    """Numbers that the layers keep for the backward pass, arguments apart."""
+    loss, delta, base = _slopes(remat)
+    kept = jax.eval_shape(lambda d, b: jax.vjp(lambda d: loss(d, b), d)[1], delta, base)
+    known = {leaf.shape for leaf in jax.tree.leaves((delta, base))}
+    return sum(leaf.size for leaf in jax.tree.leaves(kept) if leaf.shape not in known)
+
+
+def test_policies_keep_less_and_less():
+    kept = {remat: _kept(remat) for remat in ("", "dots", "offload", "full", True)}
+    assert kept[""] > 1.5 * kept["dots"] and kept["dots"] > 1.5 * kept["full"] > 0
+    assert kept["offload"] == kept["dots"] and kept[True] == kept["full"]
+    assert set(POLICIES) == {"full", "dots", "offload"}
+
+
+def test_a_product_of_several_is_kept_once():
+    """Under "dots" an adapted product counts as one: query, key and value, out, up, down."""
+    per_layer, tokens = (3 + 1 + 4 + 1) * 8, 16
+    entry, low_rank, rest = 8, 4 * 2, 2 * tokens * (8 + 16)  # of a layer, and of what is around
+    assert _kept("dots") <= 2 * tokens * (per_layer + entry + low_rank) + rest
+
+
+@pytest.mark.runs
+@pytest.mark.parametrize("scan", [False, True])
+def test_policies_change_no_gradient(scan):
+    def slopes(remat):
+        loss, delta, base = _slopes(remat, scan)
+        draw = lambda leaf: 0.1 * jax.random.normal(jax.random.key(leaf.size), leaf.shape)
+        return jax.jit(jax.grad(loss))(*jax.tree.map(draw, (delta, base)))
+
+    want = slopes("")
+    for policy in POLICIES:
+        for x, y in zip(jax.tree.leaves(slopes(policy)), jax.tree.leaves(want), strict=True):
+            np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-7)

@@ -31,6 +31,8 @@ BAD = [
     ({"norm_eps": float("nan")}, "norm_eps must be a finite number above 0, got nan"),
     ({"norm_eps": "1e-5"}, "norm_eps must be a finite number above 0, got '1e-5'"),
     ({"scan": "false"}, "scan must be True or False, got 'false'"),
+    ({"remat": "some"}, "remat must be True, False or one of full, dots, offload, got 'some'"),
+    ({"remat": 1}, "remat must be True, False or one of full, dots, offload, got 1"),
     ({"tied": 1}, "tied must be True or False, got 1"),
     ({"dtype": "int32"}, "dtype must be a floating dtype, got 'int32'"),
     ({"dtype": None}, "dtype must be a floating dtype, got None"),
