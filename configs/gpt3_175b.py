@@ -13,7 +13,7 @@ weights are not public.
 Expected: 18,874,368 trainable parameters for rank 4 on query and value, 37.7 MB in 16 bits (the
 paper prints 18M, and 35 MB); the paper's base in 16 bits is 350 GB, and training memory fell from
 1.2 TB to 350 GB (3.43 times; its abstract says 3). The plan prints each claim beside what follows
-from the shapes, with its arithmetic, and 11.4 GiB on each of 64 devices. Quality at that size,
+from the shapes, with its arithmetic, and 10.9 GiB on each of 64 devices. Quality at that size,
 table 15: 73.7 on WikiSQL, 91.3 on MNLI; full fine-tuning, table 4: 73.8 and 89.5.
 
 Source: Hu et al., arXiv:2106.09685, section 4.2, tables 4, 12 and 15; the shape is GPT-3's, Brown

@@ -12,8 +12,11 @@ import pytest
 import lorax
 from lorax.core import paths
 from lorax.core.packed import is_packed
+from lorax.io.pretrained import load
 from lorax.models import GPT2, GPT2Config, Llama, LlamaConfig, Roberta, RobertaConfig
+from lorax.ops.quantize import quantizer
 from tests.jaxprs import equations
+from tests.pretrained_files import checkpoint
 
 pytest.importorskip("qwix")
 TOKENS = jax.random.randint(jax.random.key(0), (2, 8), 2, 32)
@@ -166,3 +169,12 @@ def test_kernels_that_are_cut_reshaped_and_turned_stay_right(kind):
     apply = jax.jit(lorax.adapt(program, adapter, on_fallback="allow"))
     want = jax.jit(program)(lorax.dequantize(packed), x)
     np.testing.assert_allclose(apply(packed, delta, x), want, rtol=1e-4, atol=1e-4)
+
+
+def test_a_model_is_quantised_leaf_by_leaf_as_it_is_loaded(tmp_path):
+    path = checkpoint(tmp_path / "model.bin", vocabulary=16)
+    loaded = load(path, scan=True, each=quantizer("nf4", block=4))
+    want = lorax.quantize(load(path, scan=True).base, "nf4", block=4)
+    for got, leaf in zip(jax.tree.leaves(loaded.base), jax.tree.leaves(want), strict=True):
+        np.testing.assert_array_equal(got, leaf)
+    assert sum(map(is_packed, paths.flatten(loaded.base).values())) == 7

@@ -38,7 +38,10 @@ class Adapter(abc.ABC):
 
     @abc.abstractmethod
     def merge(self, base: Base, delta: Delta) -> Base:
-        """Plain parameters with the structure, shapes and dtypes of `base`, which is untouched."""
+        """Plain parameters with the structure, shapes and dtypes of `base`, which is untouched.
+
+        Of a quantised base every leaf is formed: the result is dense.
+        """
 
     def leaves(self, base: Base, delta: Delta) -> dict[str, Any]:
         """The adapted leaves by path: `LowRank`, `Shift`, or an array that takes the leaf's place.

@@ -112,6 +112,7 @@ def adapt(
     Returns:
       `adapted(base, delta, *args, **kwargs)`, with `adapted.init(key, base, *args, **kwargs)` for
       a first delta. Arguments after the delta are those of `fn`; Python values stay Python values.
+      The base may be one of `lorax.quantize`: each matrix is formed for its products alone.
 
     Raises:
       LoraxTypeError, LoraxError: an argument is none of the above.

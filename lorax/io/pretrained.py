@@ -82,7 +82,7 @@ def load(
     *,
     dtype: Any = None,
     scan: bool = False,
-    remat: bool = False,
+    remat: bool | str = False,
     revision: str | None = None,
     sharding: Placement | None = None,
     each: Each | None = None,
@@ -103,11 +103,11 @@ def load(
         "organisation/model" of the Hugging Face Hub, or a llama2.c `.bin` or `.bin.xz`.
       dtype: of parameters and computation; None keeps what is stored.
       scan: keep all layers in one stacked tree; see `LlamaConfig`.
-      remat: recompute each layer in the backward pass.
+      remat: what the backward pass computes again, True for whole layers; see `LlamaConfig`.
       revision: branch, tag or commit of a hub name.
       sharding: a `jax.sharding.Sharding` for all leaves, or a function of path and shape.
       each: (path, leaf) -> what takes the leaf's place as soon as it is read, before the next one
-        is: `lorax.ops.quantize.quantized` of kernels, say, so that they never are there at once.
+        is: `lorax.ops.quantize.quantizer("nf4")`, so that a dense base never is there at once.
       tied: False gives a tied model a head of its own, a copy of the embedding.
       head: for RoBERTa, "none", "classification" or "masked_lm"; None is what is stored. A
         classifier that the file lacks is drawn from `key`, with a warning; nothing else is.

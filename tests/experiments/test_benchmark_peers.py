@@ -42,7 +42,7 @@ def test_programs_agree_and_are_timed(family, tmp_path):
     assert found["largest_relative_difference_of_losses"] <= step.GATES["float32"]
     assert set(found["seconds"]) == {*names}
     assert set(found["over_ours"]) == {*names} - {"ours"}
-    assert found["losses_of_ours"][0] == pytest.approx(math.log(40), rel=0.02)
+    assert found["losses_of_ours"][0] == pytest.approx(math.log(40), rel=0.2)
     inner = 2 * (4 * 64 + 3 * 96) if family == "llama" else 2 * (4 * 64 + 2 * 8 * 32)
     assert found["matmul_parameters"] == inner + 40 * 8
     assert found["losses_of_ours"][2] < found["losses_of_ours"][0]
