@@ -11,6 +11,7 @@ from experiments._train.scoring import LANGUAGE
 from lorax.adapters.full import Full
 from lorax.core.errors import LoraxError
 from lorax.io.checkpoint import load_adapter
+from lorax.parallel.layout import Layout
 from lorax.train.losses import classification_loss, next_token_loss, regression_loss
 from lorax.train.optim import adamw
 from lorax.train.schedules import schedule
@@ -35,14 +36,24 @@ def make_adapter(config: Any) -> lorax.Adapter:
         raise LoraxError(f"config.adapter: {error}") from None
 
 
-def make_loss(config: Any, fn: Callable[..., Any], adapter: lorax.Adapter) -> Loss:
-    """The loss of `config.data.task`, with the dropout of the model and of the adapter."""
+def make_loss(
+    config: Any, fn: Callable[..., Any], adapter: lorax.Adapter, layout: Layout | None = None
+) -> Loss:
+    """The loss of `config.data.task`, with the dropout of the model and of the adapter.
+
+    Args:
+      config: of the run.
+      fn, adapter: what is adapted.
+      layout: that the run is on; None for one device.
+    """
+    mesh = None if layout is None else layout.mesh
     part = config.optimizer
     dropout = bool(config.model.dropout)
     if config.data.task in LANGUAGE:
         return next_token_loss(
-            fn, adapter, label_smoothing=part.label_smoothing, chunk=part.chunk, dropout=dropout
-        )
+            fn, adapter, label_smoothing=part.label_smoothing, chunk=part.chunk, dropout=dropout,
+            sharded_vocabulary=mesh is not None and mesh.shape["tensor"] > 1,
+        )  # fmt: skip
     if config.data.task == "regression":
         return regression_loss(fn, adapter, dropout=dropout)
     return classification_loss(fn, adapter, label_smoothing=part.label_smoothing, dropout=dropout)

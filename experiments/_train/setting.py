@@ -138,7 +138,7 @@ def make_setting(config: Any, layout: Layout | None = None) -> Setting:
     method.make_optimizer(config.optimizer, steps)
     setting = Setting(
         config, subject, data, found.metrics, adapter, fn,
-        method.make_loss(config, fn, adapter), example, steps, layout,
+        method.make_loss(config, fn, adapter, layout), example, steps, layout,
     )  # fmt: skip
     _check_fits(setting)
     _check_best(setting)
@@ -157,7 +157,7 @@ def sibling(setting: Setting, config: Any) -> Setting:
     method.make_optimizer(config.optimizer, setting.steps)
     return dataclasses.replace(
         setting, config=config, adapter=adapter, data=reordered(setting.data, config),
-        loss=method.make_loss(config, setting.fn, adapter),
+        loss=method.make_loss(config, setting.fn, adapter, setting.layout),
     )  # fmt: skip
 
 
