@@ -22,7 +22,6 @@ FLAGS = (
     "--config.model.tokenizer=bpe:320",
     "--config.model.scan=true",
     "--config.model.remat=full",
-
     "--config.mesh.replicate_below=1",
     "--config.pretrain.batch=8",
     "--config.train.batch=8",
