@@ -23,11 +23,12 @@ from lorax.parallel.processes import everyones
 EXIT_CODE = 75
 """Of a process that ends because another one is gone: EX_TEMPFAIL of sysexits.h, try again."""
 
-GRACE = 3.0
-"""Seconds for a process to end by itself, with its own message, after another has."""
+GRACE, LONGER = 3.0, 10.0
+"""Seconds for a process to end by itself, with its own message, after another ended without a word,
+or said that it would: a mistake of all is then told by all of them."""
 
 _CONNECT = 10.0  # seconds
-_DONE = b"done\n"
+_DONE, _LEAVING = b"done\n", b"leaving\n"
 
 
 @contextlib.contextmanager
@@ -46,11 +47,13 @@ def watched(ended: Callable[[str], None] | None = None) -> Iterator[None]:
     watch = _Watch(ended or _end)
     try:
         yield
-        watch.done()
-    except Exception as error:
+        watch.tell(_DONE)
+    except BaseException as error:
         # a collective fails, or not, with errors of many kinds: who is gone is told in a moment
-        if not isinstance(error, LoraxError) and watch.lost.wait(GRACE):
-            time.sleep(2 * GRACE)
+        if isinstance(error, Exception) and not isinstance(error, LoraxError):
+            if watch.lost.wait(GRACE):
+                time.sleep(LONGER + 2 * GRACE)
+        watch.tell(_LEAVING)
         raise
     finally:
         watch.close()
@@ -59,11 +62,8 @@ def watched(ended: Callable[[str], None] | None = None) -> Iterator[None]:
 def leave(code: int) -> NoReturn:
     """Ends this process of several after a mistake, without the others, which hear of it.
 
-    Python's own end would wait minutes for them. Process 0 goes last, or JAX would abort those that
-    are about to tell the same mistake.
+    Python's own end would wait minutes for them.
     """
-    if jax.process_index() == 0:
-        time.sleep(GRACE)
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(Exception):
             stream.flush()
@@ -77,7 +77,6 @@ class _Watch:
         self.ended = ended
         self.closed, self.lost = threading.Event(), threading.Event()
         self.links: dict[int, socket.socket] = {}  # by the index of the process at the other end
-        self.lock = threading.Lock()
         server = socket.create_server(("", 0), backlog=jax.process_count())
         port = server.getsockname()[1]
         addresses = everyones(" ".join(f"{host}:{port}" for host in _names()))[0]
@@ -86,8 +85,12 @@ class _Watch:
         else:
             self._connect(addresses.split())
         server.close()
-        for index in list(self.links):
-            threading.Thread(target=self._listen, args=(index,), daemon=True).start()
+        self.threads = [
+            threading.Thread(target=self._listen, args=(index,), daemon=True)
+            for index in self.links
+        ]
+        for thread in self.threads:
+            thread.start()
 
     def _accept(self, server: socket.socket) -> None:
         server.settimeout(_CONNECT)
@@ -110,29 +113,43 @@ class _Watch:
                 return
 
     def _listen(self, index: int) -> None:
-        """Until the other end says that it is done, or who is gone, or closes without a word."""
-        line = b""
-        with contextlib.suppress(OSError), self.links[index].makefile("rb") as lines:
+        """Until the other end is closed."""
+        line, lines = b"", self.links[index].makefile("rb")
+        with contextlib.suppress(OSError):
             line = lines.readline()
-        if line == _DONE or self.closed.is_set():
-            return
-        gone = line.strip() or b"%d" % index
+        if line != _DONE and not self.closed.is_set():
+            self._heard(index, line)
+        with contextlib.suppress(OSError):
+            lines.read()
+
+    def _heard(self, index: int, line: bytes) -> None:
+        """The other end says that it leaves, or who is gone, or is closed without a word."""
+        leaves = line == _LEAVING
+        gone = (b"" if leaves else line.strip()) or b"%d" % index
         self.lost.set()
-        for link in self.links.values():  # of process 0 alone there are others
-            with contextlib.suppress(OSError):
-                link.sendall(gone + b"\n")
-        # without process 0 JAX aborts within milliseconds, with pages of text: there is no time
-        if not self.closed.wait(0 if gone == b"0" else GRACE):
+        if leaves:
+            wait = LONGER
+        elif gone == b"0":
+            wait = 0.0  # JAX aborts within milliseconds then, with pages of text
+        else:
+            self.tell(gone + b"\n")  # of process 0 alone there are others to be told, who go first
+            wait = 2 * GRACE if jax.process_index() == 0 else GRACE
+        if not self.closed.wait(wait):
+            self.tell(gone + b"\n")
             self.ended(f"process {gone.decode()} of {jax.process_count()}")
 
-    def done(self) -> None:
-        """Tells the others that this process ends as it should."""
+    def tell(self, line: bytes) -> None:
+        """Sends a line to the other end of every connection."""
         for link in self.links.values():
             with contextlib.suppress(OSError):
-                link.sendall(_DONE)
+                link.sendall(line)
 
     def close(self) -> None:
+        """Closes all connections; process 0 when the others have, as JAX ends them without it."""
         self.closed.set()
+        if jax.process_index() == 0:
+            for thread in self.threads:
+                thread.join(LONGER + GRACE)
         for link in self.links.values():
             with contextlib.suppress(OSError):
                 link.shutdown(socket.SHUT_RDWR)

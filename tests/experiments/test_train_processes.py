@@ -204,4 +204,4 @@ def test_other_flags_in_one_of_them_are_refused(pair, tmp_path):
 def test_a_mesh_that_the_devices_do_not_make_is_refused(train, tmp_path):
     ((code, _, said),) = ended([train(tmp_path / "run", 2, *FLAGS, "--config.mesh.fsdp=3")])
     assert code == 1 and said.count("\n") == 1
-    assert "config.mesh: mesh fsdp=3 is 3 and there are 2 devices" in said
+    assert "config.mesh: mesh fsdp=3 × tensor=1 is 3 and there are 2 devices" in said

@@ -12,22 +12,23 @@ pytestmark = pytest.mark.runs
 SCRIPT = """
 import os, signal, sys, time
 from jax.experimental import multihost_utils
+from lorax.core.errors import LoraxError
 from lorax.parallel.watch import leave, watched
 index, case = jax.process_index(), sys.argv[4]
-with watched():
-    for step in range(4):
-        multihost_utils.sync_global_devices(str(step))
-        if step == 2 and case == f"kill {index}":
-            os.kill(os.getpid(), signal.SIGKILL)
-        if step == 2 and case == f"leave {index}":
-            print("own mistake", file=sys.stderr, flush=True)
-            leave(1)
-        if step == 2 and case == "all":
-            time.sleep(0.5 * index)
-            print("own mistake", file=sys.stderr, flush=True)
-            leave(1)
-        if case == f"late {index}":
-            time.sleep(0.3)
+try:
+    with watched():
+        for step in range(4):
+            multihost_utils.sync_global_devices(str(step))
+            if step == 2 and case == f"kill {index}":
+                os.kill(os.getpid(), signal.SIGKILL)
+            if step == 2 and case in (f"leave {index}", "all"):
+                time.sleep(4 * index)
+                raise LoraxError("own mistake")
+            if case == f"late {index}":
+                time.sleep(0.3)
+except LoraxError as error:
+    print(error, file=sys.stderr)
+    leave(1)
 """
 
 
