@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 
 import lorax
+from lorax.analysis.rounding import merge_rounding
+from lorax.analysis.updates import changes
 from lorax.core import paths
 from lorax.core.packed import is_packed
 from lorax.io.pretrained import load
@@ -178,3 +180,18 @@ def test_a_model_is_quantised_leaf_by_leaf_as_it_is_loaded(tmp_path):
     for got, leaf in zip(jax.tree.leaves(loaded.base), jax.tree.leaves(want), strict=True):
         np.testing.assert_array_equal(got, leaf)
     assert sum(map(is_packed, paths.flatten(loaded.base).values())) == 7
+
+
+def test_analysis_reads_the_matrices_that_the_codes_stand_for():
+    base = {"w": jax.random.normal(jax.random.key(0), (64, 12))}
+    packed = lorax.quantize(base, "int8", where=("w",))
+    adapter = lorax.LoRA(rank=2, where=("w",))
+    delta = jax.tree.map(lambda x: x + 0.1, adapter.init(jax.random.key(1), packed))
+    found, wanted = (
+        list(changes(adapter, tree, delta)) for tree in (packed, lorax.dequantize(packed))
+    )
+    for got, want in zip(found, wanted, strict=True):
+        assert got[0] == want[0]
+        np.testing.assert_array_equal(got[1], want[1])
+        np.testing.assert_array_equal(got[2], want[2])
+    assert 0 < merge_rounding(adapter, packed, delta).error < 1e-6
