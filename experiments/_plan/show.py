@@ -57,9 +57,10 @@ def _compile(own: shapes.Planned, lengths: Any) -> None:
         math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize
         for x in jax.tree.leaves(own.batch)
     )
+    count = math.prod(lengths.values())
     print(
-        f"\nThe step as it is configured, compiled for {math.prod(lengths.values())} devices of "
-        f"this host in {found.seconds:.0f} s\n"
+        f"\nThe step as it is configured, compiled for {count} device{'s' * (count > 1)} of this "
+        f"host in {found.seconds:.0f} s\n"
     )
     print(text.compiled_table(wide, found, batch))
     print("\n" + text.cpu_note(native, wide))
