@@ -1,5 +1,6 @@
 """What does `experiments.inspect --plan` print? The plan of a config, part by part."""
 
+import dataclasses
 import math
 import re
 from typing import Any
@@ -52,6 +53,8 @@ def _plans(pre: Preflight, mesh: Any) -> dict[str, MemoryPlan]:
 
 def _compile(own: shapes.Planned, lengths: Any) -> None:
     native, wide = own.memory(), own.memory(wide=True)
+    if not compiled.copies_ahead():
+        wide = dataclasses.replace(wide, copies=0, converted=0)
     found = compiled.compiled(own)
     batch = sum(
         math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize

@@ -95,9 +95,9 @@ def memory_plan(
         None for none.
       accumulate: parts of a batch.
       opt_state: shapes of the optimizer's state, with their shardings; None for those of `tx`.
-      wide: count as XLA:CPU compiles, which has no 16-bit arithmetic. Floats of 16 bits take 32
-        while they are worked with, codes of 4 bits 8; what a loop reads slice by slice is copied
-        whole before it begins, what it reads whole is gathered before it; of the gathered
+      wide: count as XLA:CPU of jaxlib 0.10 compiles, which has no 16-bit arithmetic. Floats of 16
+        bits take 32 while they are worked with, codes of 4 bits 8; what a loop reads slice by slice
+        is copied whole before it begins, what it reads whole is gathered before it; of the gathered
         weights of a layer the largest lies there twice, as it came and as it is read.
     """
     prepared = _prepared(adapter, base, delta)

@@ -62,6 +62,7 @@ def test_a_dry_run_counts_a_device_of_the_mesh(capsys):
         (["--mesh=rows=3"], "expected lengths of data, fsdp, tensor"),
         (["--mesh=tensor=5"], "which tensor=5 does not divide"),
         (["--config.mesh.data=-1"], "config.mesh.data is -1"),
+        (["--mesh=fsdp=16", "--compile"], "16 CPU devices are needed to compile and JAX has begun"),
         (["--compiled"], "unknown flag '--compiled'; did you mean '--compile'"),
     ],
 )
