@@ -28,8 +28,14 @@ MEMORY = {
     "optimizer": "state of the optimizer",
     "activations": "activations, for the backward pass",
     "logits": "and, as that begins, logits",
+    "head": "  with weights outside of layers, gathered",
     "recomputed": "or, later, one layer computed again",
+    "gathered": "  with its weights, gathered",
 }
+"""Fields of a `MemoryPlan`, as they are told."""
+
+GATHERED = ("head", "gathered")
+"""Those of them that there are on a mesh alone."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,12 +91,27 @@ def text(plan: Preflight) -> Iterator[str]:
     apply = lorax.adapt(plan.fn, plan.adapter, on_fallback="allow")
     first = lambda base: apply.init(jax.random.key(0), base, *plan.args)
     delta = jax.eval_shape(first, plan.base)
-    memory = memory_plan(
-        plan.loss, plan.adapter, plan.base, delta, plan.batch, plan.tx,
-        logits=plan.logits, accumulate=plan.config.train.accumulate,
+    memory, where = _on_mesh(plan) or (
+        memory_plan(
+            plan.loss, plan.adapter, plan.base, delta, plan.batch, plan.tx,
+            logits=plan.logits, accumulate=plan.config.train.accumulate,
+        ),
+        "each device",
     )  # fmt: skip
-    yield f"Memory on each device, at the height of a step (estimate)\n\n{_memory(memory)}"
+    yield f"Memory on {where}, at the height of a step (estimate)\n\n{_memory(memory)}"
     yield "Length\n\n" + _length(plan)
+
+
+def _on_mesh(plan: Preflight) -> tuple[MemoryPlan, str] | None:
+    """The memory of each device of the config's mesh, and which that are; None without one."""
+    from experiments._plan import shapes  # which builds on this file
+
+    lengths = shapes.sizes(plan.config)
+    if plan.model is None or math.prod(lengths.values()) == 1:
+        return None
+    shape = " × ".join(f"{axis}={length}" for axis, length in lengths.items())
+    planned = shapes.planned(plan, shapes.abstract_mesh(lengths))
+    return planned.memory(), f"each of {math.prod(lengths.values())} devices ({shape})"
 
 
 def config_lines(config: Any, overrides: Mapping[str, Any]) -> str:
@@ -161,8 +182,9 @@ def _parameters(rows: Sequence[Row], heads: Sequence[str]) -> str:
 
 def _memory(plan: MemoryPlan) -> str:
     table = [("part", "size")]
-    table += [(label, size(getattr(plan, name))) for name, label in MEMORY.items()]
-    table += [("in all, with the larger of the last two", size(plan.total))]
+    shown = {name: label for name, label in MEMORY.items() if plan.gathered or name not in GATHERED}
+    table += [(label, size(getattr(plan, name))) for name, label in shown.items()]
+    table += [("in all, with the larger of the two", size(plan.total))]
     table += [("each checkpoint, on disk", size(plan.checkpoint))]
     return markdown(table)
 

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from experiments._plan.shapes import Planned
 from lorax.core import paths
@@ -81,6 +82,18 @@ def compiled(planned: Planned) -> Compiled:
         found.argument_size_in_bytes, found.output_size_in_bytes, found.alias_size_in_bytes,
         found.temp_size_in_bytes, seconds, list(_reduced(text)), counts,
     )  # fmt: skip
+
+
+def copies_ahead() -> bool:
+    """Whether XLA copies weights in 16 bits to 32 before a loop that reads them one by one.
+
+    It does for CPUs in jaxlib 0.10, and no more in 0.12: tried on a small loop.
+    """
+    weights = jax.ShapeDtypeStruct((16, 128, 128), jnp.bfloat16)
+    x = jax.ShapeDtypeStruct((1, 128), jnp.bfloat16)
+    loop = jax.jit(lambda x, w: jax.lax.scan(lambda x, w: (x @ w, None), x, w)[0])
+    found = loop.lower(x, weights).compile().memory_analysis()
+    return found.temp_size_in_bytes >= 4 * math.prod(weights.shape)
 
 
 def of_base(reduced: Iterable[Sequence[int]], base: Any) -> list[tuple[int, ...]]:

@@ -1,5 +1,6 @@
 """What does `experiments.inspect --plan` print? The plan of a config, part by part."""
 
+import dataclasses
 import math
 import re
 from typing import Any
@@ -52,14 +53,17 @@ def _plans(pre: Preflight, mesh: Any) -> dict[str, MemoryPlan]:
 
 def _compile(own: shapes.Planned, lengths: Any) -> None:
     native, wide = own.memory(), own.memory(wide=True)
+    if not compiled.copies_ahead():
+        wide = dataclasses.replace(wide, copies=0, converted=0)
     found = compiled.compiled(own)
     batch = sum(
         math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize
         for x in jax.tree.leaves(own.batch)
     )
+    count = math.prod(lengths.values())
     print(
-        f"\nThe step as it is configured, compiled for {math.prod(lengths.values())} devices of "
-        f"this host in {found.seconds:.0f} s\n"
+        f"\nThe step as it is configured, compiled for {count} device{'s' * (count > 1)} of this "
+        f"host in {found.seconds:.0f} s\n"
     )
     print(text.compiled_table(wide, found, batch))
     print("\n" + text.cpu_note(native, wide))

@@ -4,23 +4,9 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 
 from experiments._plan.compiled import Compiled
-from experiments._preflight import size
+from experiments._preflight import MEMORY, size
 from experiments._table import markdown
 from lorax.analysis.memory import MemoryPlan
-
-LINES = {
-    "base": "base, frozen, as it is stored",
-    "derived": "computed from the base beforehand",
-    "delta": "delta, which learns",
-    "gradients": "gradients of the delta",
-    "optimizer": "state of the optimizer",
-    "activations": "activations, for the backward pass",
-    "logits": "as that begins: logits",
-    "head": "  and weights outside of layers, gathered",
-    "recomputed": "or, later: one layer computed again",
-    "gathered": "  and its weights, gathered",
-}
-"""Fields of a `MemoryPlan`, as they are told."""
 
 
 def mesh_line(lengths: Mapping[str, int]) -> str:
@@ -38,7 +24,7 @@ def plan_table(plans: Mapping[str, MemoryPlan]) -> str:
     The base is what the step reads of it: nothing where everything is trained whole.
     """
     table = [("on each device", *plans)]
-    for name, label in LINES.items():
+    for name, label in MEMORY.items():
         values = [getattr(_read(plan), name) for plan in plans.values()]
         if any(values):
             table.append((label, *(size(value) if value else "-" for value in values)))

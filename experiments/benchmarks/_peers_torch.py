@@ -7,12 +7,11 @@ peft, and kept alive, so that its steps take turns with those of the other proce
 model/ and adapter/ in the forms of transformers and peft, batch.npz with inputs and targets (B, T),
 and work.json. Reads one JSON object a line and answers each with one: {"start": NAME} makes the
 model "eager" or "compiled", {"step": NAME, "count": N} trains it and tells the losses, {"peak": 1}
-tells the most memory that was taken since the start, in bytes.
+tells the most memory that was taken since then, in bytes (on the CPU, on Linux).
 """
 
 import json
 import pathlib
-import resource
 import sys
 import time
 from collections.abc import Callable
@@ -24,15 +23,13 @@ Step = Callable[[], Any]
 
 def start(folder: pathlib.Path, work: dict[str, Any], compiled: bool) -> Step:
     """A training step of the adapter on the model of `folder`; it returns the loss."""
+    import numpy as np
     import peft
     import torch
     from transformers import AutoModelForCausalLM
 
     device = _device()
-    with pathlib.Path(folder / "batch.npz").open("rb") as file:
-        import numpy as np
-
-        arrays = np.load(file)
+    with np.load(folder / "batch.npz") as arrays:
         inputs, targets = (
             torch.from_numpy(arrays[name]).long().to(device) for name in ("inputs", "targets")
         )
@@ -97,7 +94,9 @@ def _peak() -> int:
 
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()
-    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # kibibytes on Linux
+    # not getrusage, whose maximum begins at the size of the process that started this one
+    status = pathlib.Path("/proc/self/status").read_text("utf-8")
+    return 1024 * int(status.split("VmHWM:")[1].split()[0])
 
 
 def _answer(found: dict[str, Any]) -> None:

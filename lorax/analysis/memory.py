@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from lorax.analysis.cuts import Value, item_bytes, value_of
 from lorax.analysis.walk import Body, Walk
@@ -94,9 +95,9 @@ def memory_plan(
         None for none.
       accumulate: parts of a batch.
       opt_state: shapes of the optimizer's state, with their shardings; None for those of `tx`.
-      wide: count as XLA:CPU compiles, which has no 16-bit arithmetic. Floats of 16 bits take 32
-        while they are worked with, codes of 4 bits 8; what a loop reads slice by slice is copied
-        whole before it begins, and what it reads whole is gathered before it; of the gathered
+      wide: count as XLA:CPU of jaxlib 0.10 compiles, which has no 16-bit arithmetic. Floats of 16
+        bits take 32 while they are worked with, codes of 4 bits 8; what a loop reads slice by slice
+        is copied whole before it begins, what it reads whole is gathered before it; of the gathered
         weights of a layer the largest lies there twice, as it came and as it is read.
     """
     prepared = _prepared(adapter, base, delta)
@@ -108,8 +109,7 @@ def memory_plan(
     bodies = walk.bodies
     layer, top = max(bodies[1:], key=_height, default=Body()), bodies[0]
     trained, (plain, derived) = _bytes(delta), unprepared(prepared)
-    # gathered before the loop over the parts of a batch, not in it
-    stays = sum(top.gathered.values()) if wide and accumulate > 1 else 0
+    stays = _before_parts(arguments, walk) if wide and accumulate > 1 else 0
     return MemoryPlan(
         base=_bytes(plain),
         derived=_bytes(derived),
@@ -121,7 +121,7 @@ def memory_plan(
         recomputed=max(layer.rematerialised, top.rematerialised),
         checkpoint=_whole(delta) + _whole(opt_state),
         gathered=_gathered(layer, wide),
-        head=_gathered(top, wide) - stays,
+        head=_gathered(top, wide) - sum(top.gathered.values()) * bool(stays),
         unread=unread,
         copies=stays + sum(size for key, size in walk.widened.items() if isinstance(key, int)),
         converted=sum(size for key, size in walk.widened.items() if not isinstance(key, int)),
@@ -192,6 +192,19 @@ def _backward(loss: Callable[..., Any], arguments: Any, wide: bool) -> tuple[Wal
     frozen = range(trained, trained + len(jax.tree.leaves(arguments[1])))
     unread = [values[i] for i in frozen if program.inputs[i] not in uses]
     return walk, sum(walk.bytes(value, stored=True) for value in unread)
+
+
+def _before_parts(arguments: Any, walk: Walk) -> int:
+    """Bytes of weights outside of layers that the loop over the parts of a batch finds ready: in 32
+    bits, and gathered where they have to be."""
+    top = walk.bodies[0].gathered
+    copied = [
+        dataclasses.replace(value, kept=False)
+        for value in _values(arguments)
+        if value.leaf is not None and value.leaf not in {*top, *walk.widened}
+    ]
+    short = [value for value in copied if value.dtype in (jnp.bfloat16, jnp.float16)]
+    return sum(top.values()) + sum(map(walk.bytes, short))
 
 
 def _height(body: Body) -> int:

@@ -16,6 +16,7 @@ from lorax.core import paths
 from lorax.core.adapter import Adapter, Base, Chain, Delta, check_adapter, unprepared
 from lorax.core.errors import LoraxError, LoraxTypeError
 from lorax.core.leaf import Factors, LowRank, Roles, Shift
+from lorax.core.packed import formed
 
 TINY = 1e-6
 """Singular values below this times the largest are float32's rounding, and have no direction."""
@@ -75,7 +76,7 @@ def changes(
 
 def as_matrices(leaf: jax.Array, roles: Roles) -> jax.Array:
     """A stored leaf as (n, fan-in, fan-out), in float32 at least."""
-    order = (*roles.stack, *roles.inputs, *roles.outputs)
+    leaf, order = formed(leaf), (*roles.stack, *roles.inputs, *roles.outputs)
     wide = jnp.promote_types(leaf.dtype, jnp.float32)
     return jnp.transpose(jnp.asarray(leaf, wide), order).reshape(roles.matrix(leaf.shape))
 

@@ -9,7 +9,7 @@ import jax
 import pytest
 
 from configs import gpt3_175b
-from experiments import inspect
+from experiments import inspect, train
 from experiments._plan import compiled, shapes, text
 from lorax.analysis.memory import MemoryPlan
 
@@ -45,6 +45,16 @@ def test_the_mesh_of_the_config_counts_too(capsys):
     assert "gathered" not in out
 
 
+def test_a_dry_run_counts_a_device_of_the_mesh(capsys):
+    flags = ["--dry_run", PAGE, "--config.mesh.fsdp=2", "--config.mesh.data=1"]
+    assert train.main(flags) == 0
+    out = capsys.readouterr().out
+    assert "Memory on each of 2 devices (data=1 × fsdp=2 × tensor=1)" in out
+    _, planned, _ = run(capsys, "--mesh=fsdp=2")
+    without_remat = cells(planned, "in all")[1]
+    assert cells(out, "in all") == [without_remat]
+
+
 @pytest.mark.parametrize(
     "flags, said",
     [
@@ -52,6 +62,7 @@ def test_the_mesh_of_the_config_counts_too(capsys):
         (["--mesh=rows=3"], "expected lengths of data, fsdp, tensor"),
         (["--mesh=tensor=5"], "which tensor=5 does not divide"),
         (["--config.mesh.data=-1"], "config.mesh.data is -1"),
+        (["--mesh=fsdp=16", "--compile"], "16 CPU devices are needed to compile and JAX has begun"),
         (["--compiled"], "unknown flag '--compiled'; did you mean '--compile'"),
     ],
 )
