@@ -19,6 +19,8 @@ from lorax.train.losses import next_token_loss
 from lorax.train.optim import adamw
 from lorax.train.step import init_state, make_step
 
+pytestmark = pytest.mark.runs
+
 # so wide that weights outweigh the numbers between them
 WIDE = GPT2Config(300, 256, 4, 4, max_length=32, scan=True, remat=True)
 GPT3 = GPT2Config(
@@ -131,7 +133,6 @@ def test_a_layer_of_gpt3_is_gathered_in_16_bits():
     assert wide.converted == 2 * 96 * LENGTH * 12288 * 2
 
 
-@pytest.mark.runs
 @pytest.mark.parametrize("lengths", [(1, 4, 1), (1, 2, 2)])
 def test_against_the_compiled_step(lengths):
     mesh = make_mesh(*lengths, devices=jax.devices()[:4])

@@ -19,6 +19,8 @@ from experiments._train.setting import make_setting
 from lorax.io.checkpoint import save_adapter
 from lorax.train.stop import Stop
 
+pytestmark = pytest.mark.runs
+
 pytest.importorskip("matplotlib")
 pytest.importorskip("markdown_it")
 

@@ -7,6 +7,8 @@ from experiments._compare import study
 from lorax.io.checkpoint import load_adapter
 from lorax.train.metrics import MetricsWriter, read_metrics
 
+pytestmark = pytest.mark.runs
+
 SMOKE = "--config=configs/stories260k_compare.py:smoke"
 
 

@@ -15,6 +15,8 @@ from lorax.io.checkpoint import load_adapter
 from lorax.models import BYTE_1M, Llama, LlamaConfig
 from lorax.train.metrics import read_metrics
 
+pytestmark = pytest.mark.runs
+
 SMOKE = "--config=configs/quickstart_compare.py:smoke"
 
 

@@ -18,6 +18,8 @@ MEASURE = """
 import json, pathlib, sys
 import jax, jax.numpy as jnp
 from lorax.io.pretrained import load
+
+pytestmark = pytest.mark.runs
 jax.block_until_ready(jnp.zeros(3))
 bytes_held = 0
 if len(sys.argv) > 1:
