@@ -1,7 +1,6 @@
 """Which model does a config mean? A pretrained one, or a fresh one of a family and a size."""
 
 import dataclasses
-import re
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -21,7 +20,7 @@ from lorax.io.assemble import Placement, with_fields
 from lorax.io.tokenizer import ByteTokenizer, Tokenizer, load_tokenizer
 from lorax.io.tokenizer_learn import learn_bpe
 from lorax.models.config import TransformerConfig
-from lorax.ops.quantize import KERNELS
+from lorax.ops.quantize import quantizer
 from lorax.parallel.layout import Layout
 
 TRANSFORMERS = {
@@ -134,24 +133,15 @@ def quantised(config: Any, base: Any) -> Any:
     kind = config.model.quantize
     if not kind or any(map(is_packed, paths.flatten(base).values())):
         return base
-    return _quantised(config.model, base)
-
-
-def _quantised(part: Any, base: Any) -> Any:
     try:
-        return lorax.quantize(base, part.quantize, block=part.quantize_block)
+        return lorax.quantize(base, kind, block=config.model.quantize_block)
     except LoraxError as error:
-        raise LoraxError(f"config.model.quantize='{part.quantize}': {error}") from None
+        raise LoraxError(f"config.model.quantize='{kind}': {error}") from None
 
 
 def _each(part: Any) -> Callable[[str, jax.Array], Any] | None:
     """What becomes of a leaf as soon as it is read, so that the base is never whole in 16 bits."""
-    if not part.quantize:
-        return None
-    kernel = re.compile("|".join(KERNELS))
-    return lambda path, leaf: (
-        _quantised(part, {path: leaf})[path] if kernel.fullmatch(path) else leaf
-    )
+    return quantizer(part.quantize, block=part.quantize_block) if part.quantize else None
 
 
 def program(model: nn.Module) -> Callable[..., Any]:

@@ -36,6 +36,7 @@ WORDS = {
     "loraplus": ("mnli",),
     "mnist_mlp": ("lenet", "lora", "lenet,lora"),
     "nsmc_korean": ("chatbot", "tiny", "chatbot,tiny"),
+    "qlora_llama_7b": ("13b", "int8", "plain"),
     "rank_sweep": ("rte", "e2e"),
     "scaling_rules": ("e2e",),
     "weight_types": ("rte",),
@@ -140,6 +141,7 @@ def trained(name, words="", labels=None):
         ("e2e_gpt2_large", "", None, [737_280]),
         ("gpt3_175b", "", None, [18_874_368]),
         ("alpaca_llama", "", None, [39_976_960]),
+        ("qlora_llama_7b", "", None, [159_907_840]),
     ],
 )
 def test_trained_numbers_at_full_size(name, words, labels, want):
