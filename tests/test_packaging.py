@@ -57,7 +57,7 @@ def test_extras():
     assert set(EXTRAS) >= {"experiments", "hf", "dev", "interop", "cuda13", "tpu"}
     assert {r.name for r in EXTRAS["experiments"]} >= {"rich", "matplotlib"}
     own = next(r for r in EXTRAS["dev"] if r.name == "lorax-flax")
-    assert own.extras == {"experiments", "hf", "notebooks", "ray", "search", "slurm"}
+    assert own.extras == {"experiments", "hf", "notebooks", "quant", "ray", "search", "slurm"}
     assert {"torch", "transformers", "peft"} <= {
         r.name for r in EXTRAS["interop"] if str(r.specifier).startswith("==")
     }
