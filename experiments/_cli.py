@@ -253,11 +253,14 @@ def _fail(error: object, code: int) -> int:
 
 def _help(doc: str, config: str, flags: Sequence[Flag]) -> str:
     shown = {f: f.name if isinstance(f.default, bool) else f"{f.name}=..." for f in flags}
+    workdir = "  --workdir=DIR            where results go; made if it is missing (required)"
+    if any(flag.name == "plan" for flag in flags):
+        workdir = "  --workdir=DIR            not needed: nothing is written"
     own = "".join(f"\n  --{name:<22} {flag.help}" for flag, name in shown.items())
     return f"""{doc.strip()}
 
 Flags:
-  --workdir=DIR            where results go; made if it is missing (required)
+{workdir}
   --config=FILE[:ARG]      the config page (default {config})
   --config.FIELD=VALUE     override a field of it, as often as needed: --config.seed.init=1{own}
   --help                   this text

@@ -113,7 +113,9 @@ def _tuples(value: Any) -> Any:
     return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
-def differences(old: Any, new: Any, name: str = "config") -> list[str]:
+def differences(
+    old: Any, new: Any, name: str = "config", ways: Sequence[str] = ("there", "here")
+) -> list[str]:
     """One line a field that differs, `config.a.b: 1 there, 2 here`."""
     if isinstance(old, dict) and isinstance(new, dict):
         fields = [*old, *(field for field in new if field not in old)]
@@ -122,10 +124,12 @@ def differences(old: Any, new: Any, name: str = "config") -> list[str]:
             line
             for field in fields
             for line in differences(
-                old.get(field, missing), new.get(field, missing), f"{name}.{field}"
+                old.get(field, missing), new.get(field, missing), f"{name}.{field}", ways
             )
         ]
-    return [] if old == new else [f"{name}: {_short(old)} there, {_short(new)} here"]
+    if old == new:
+        return []
+    return [f"{name}: {_short(old)} {ways[0]}, {_short(new)} {ways[1]}"]
 
 
 def environment(starts: Sequence[str] = ()) -> dict[str, Any]:
@@ -220,12 +224,17 @@ def _check_same(workdir: pathlib.Path, config: Any) -> None:
         raise LoraxError(
             f"'{file}' is not JSON: remove the workdir, or choose another --workdir"
         ) from None
-    changed = differences(there, config)
+    changed = differences(*(_without_mesh(one) for one in (there, config)))
     if changed:
         raise LoraxError(
             f"workdir '{workdir}' holds a run of another config ({'; '.join(changed)}): choose "
             "another --workdir, or set these fields back"
         )
+
+
+def _without_mesh(config: Any) -> Any:
+    """The fields that a run's numbers depend on: any mesh may go on with it."""
+    return {name: value for name, value in config.items() if name != "mesh"}
 
 
 def _set_aside(workdir: pathlib.Path) -> None:

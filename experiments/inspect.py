@@ -59,6 +59,10 @@ def _adapter(directory: str, loaded: object) -> tuple:
         raise LoraxError(f"{error}; a PEFT adapter needs --model beside it") from None
 
 
+def _without_plan() -> None:
+    raise _cli.UsageError("--config, --mesh and --compile are for plans: add --plan")
+
+
 def main(argv: list[str] | None = None) -> int:
     """The exit code of the verb on `argv`, the process's own arguments by default."""
     arguments = list(sys.argv[1:] if argv is None else argv)
@@ -66,6 +70,8 @@ def main(argv: list[str] | None = None) -> int:
         return _cli.run(
             plan, __doc__, config="configs/gpt3_175b.py", argv=arguments, flags=PLAN_FLAGS
         )
+    if any(arg.startswith(("--config", "--mesh", "--compile")) for arg in arguments):
+        return _cli.guarded(_without_plan)
     parser = _flags.Parser("inspect", __doc__)
     _flags.model_flags(parser, required=False)
     _flags.adapter_flag(parser)

@@ -56,10 +56,12 @@ def _connect(text: str) -> None:
         )
     try:
         if found:
-            jax.distributed.initialize(found[1], int(found[2]), int(found[3]))
+            address, count, index = found.groups()
+            print(f"Process {index} of {count} waits for all to be at {address}.", flush=True)
+            jax.distributed.initialize(address, int(count), int(index))
         else:
             jax.distributed.initialize(cluster_detection_method=CLUSTERS[text])
-    except (ValueError, RuntimeError, KeyError) as error:
+    except (ImportError, ValueError, RuntimeError, KeyError) as error:
         first = str(error).strip().splitlines()[0]
         cure = (
             "give the same HOST:PORT,PROCESSES to all of them, and each its INDEX"

@@ -80,12 +80,14 @@ def _set_mesh(config: Any, given: str) -> None:
     if not given:
         return
     parts = [re.fullmatch(r"\s*(\w+)=(\d+)\s*", part) for part in given.split(",")]
-    if not all(part and part[1] in AXES for part in parts):
+    lengths = [(part[1], int(part[2])) for part in parts if part]
+    right = all(axis in AXES and length for axis, length in lengths)
+    if not right or len(lengths) < len(parts) or len(dict(lengths)) < len(lengths):
         raise _cli.UsageError(
-            f"--mesh='{given}': expected lengths of {', '.join(AXES)}, such as data=1,fsdp=64"
+            f"--mesh='{given}': expected lengths above 0 of some of {', '.join(AXES)}, each once, "
+            "such as data=1,fsdp=64"
         )
-    config.mesh.update(dict.fromkeys(AXES, 1))
-    config.mesh.update({part[1]: int(part[2]) for part in parts if part})
+    config.mesh.update(dict.fromkeys(AXES, 1) | dict(lengths))
 
 
 def _batch(pre: Preflight) -> str:

@@ -136,12 +136,28 @@ def quantised(config: Any, base: Any) -> Any:
     try:
         return lorax.quantize(base, kind, block=config.model.quantize_block)
     except LoraxError as error:
-        raise LoraxError(f"config.model.quantize='{kind}': {error}") from None
+        raise _unquantised(config.model, error) from None
 
 
 def _each(part: Any) -> Callable[[str, jax.Array], Any] | None:
     """What becomes of a leaf as soon as it is read, so that the base is never whole in 16 bits."""
-    return quantizer(part.quantize, block=part.quantize_block) if part.quantize else None
+    if not part.quantize:
+        return None
+    each = quantizer(part.quantize, block=part.quantize_block)
+
+    def one(path: str, leaf: jax.Array) -> Any:
+        try:
+            return each(path, leaf)
+        except LoraxError as error:
+            raise _unquantised(part, error) from None
+
+    return one
+
+
+def _unquantised(part: Any, error: LoraxError) -> LoraxError:
+    """The error in the words of a config."""
+    text = str(error).replace("set block=", "set --config.model.quantize_block=")
+    return LoraxError(f"config.model.quantize='{part.quantize}': {text}")
 
 
 def program(model: nn.Module) -> Callable[..., Any]:

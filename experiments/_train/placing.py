@@ -41,16 +41,17 @@ def make_layout(config: Any) -> Layout:
     except LoraxError as error:
         raise LoraxError(f"config.mesh: {error}") from None
     parts = mesh.shape["data"] * mesh.shape["fsdp"]
-    for name, batch in batches.items():
-        if batch % parts:
-            raise LoraxError(
-                f"{name} is {batch} and config.mesh cuts it into {parts}: expected a multiple of "
-                f"{parts}; change one of them"
-            )
+    wrong = [f"{name}={batch}" for name, batch in batches.items() if batch % parts]
+    if wrong:
+        raise LoraxError(
+            f"config.mesh cuts a batch into {parts}, and {' and '.join(wrong)}: expected multiples "
+            f"of {parts}; change data or fsdp of the mesh, or the batch"
+        )
     if mesh.size < jax.device_count():
         say(
-            f"Using {mesh.size} of {jax.device_count()} devices: a batch of "
-            f"{min(batches.values())} cannot be dealt evenly to more."
+            f"Using {mesh.size} of {jax.device_count()} devices: "
+            f"{' and '.join(f'{name}={batch}' for name, batch in batches.items())} cannot be dealt "
+            "evenly to more."
         )
     if mesh.size == 1:
         return single()

@@ -72,14 +72,16 @@ def _check_same(call: Call) -> None:
     Raises:
       LoraxError: two differ, and in what.
     """
-    plain = _workdir.plain(call.config)
-    first, *others = map(json.loads, everyones(json.dumps(plain)))
+    own = {"workdir": str(call.workdir), "config": _workdir.plain(call.config)}
+    first, *others = map(json.loads, everyones(json.dumps(own)))
     for index, other in enumerate(others, 1):
-        changed = _workdir.differences(first, other)
+        ways = [f"in process {number}" for number in (0, index)]
+        changed = _workdir.differences(first["config"], other["config"], ways=ways)
+        changed += _workdir.differences(first["workdir"], other["workdir"], "workdir", ways)
         if changed:
             raise LoraxError(
-                f"process 0 and process {index} have other configs ({'; '.join(changed)}): start "
-                "all of them with the same flags"
+                f"processes 0 and {index} were started apart ({'; '.join(changed)}): start all of "
+                "them with the same flags, in one workdir that all of them see"
             )
 
 
@@ -117,7 +119,7 @@ def run(setting: Setting, workdir: pathlib.Path, stop: Stop, label: str = "train
         learns, total = _size(job.delta), _numbers(setting.subject.base)
         say(
             f"Trainable parameters: {learns:,}, of the model {total:,} ({learns / total:.3%}). "
-            f"Updates: {setting.steps:,} of {setting.config.train.batch} examples."
+            f"Updates: {setting.steps:,}, each of {setting.config.train.batch} examples."
         )
         with stop.deferred():
             trained = training.run(job, setting.layout, stop, say)

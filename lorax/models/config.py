@@ -53,7 +53,7 @@ class TransformerConfig:
                 )
         if not isinstance(self.remat, bool) and self.remat not in ("", *REMATS):
             raise ValueError(
-                f"remat must be True, False or one of {', '.join(REMATS)}, got {self.remat!r}: "
+                f"remat must be empty, one of {', '.join(REMATS)}, or a bool, got {self.remat!r}: "
                 'set remat="full"'
             )
         for name in ("dtype", "param_dtype"):

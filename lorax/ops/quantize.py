@@ -140,9 +140,8 @@ def _check(path: str, leaf: Any, kind: str, block: int) -> None:
         )
     fan_in = leaf.shape[-2]
     if kind == "nf4" and (block < 2 or fan_in % block):
-        divisors = [n for n in range(2, min(fan_in, 2 * max(block, 2)) + 1) if fan_in % n == 0]
-        near = min(divisors, key=lambda n: abs(n - block)) if divisors else 0
-        cure = f"set block={near}, or " if near else ""
+        near = math.gcd(fan_in, 1 << max(block, 2).bit_length() - 1)  # a power of two suits others
+        cure = f"set block={near}, or " if near > 1 else ""
         raise LoraxError(
             f"'{path}' has an input axis of {fan_in}, which blocks of {block} do not divide: "
             f"{cure}narrow where= so that it is left out"

@@ -36,7 +36,7 @@ class Layout:
 
     mesh: Mesh | None
     rules: Rules = ()
-    replicate_below: int = 1 << 20
+    replicate_below: int = 1 << 16
 
     def base(self, base: Tree) -> Tree:
         """A sharding for each array of a base, prepared or not, or of its shapes; None without a

@@ -73,6 +73,15 @@ def test_another_config_is_refused_with_a_diff(tmp_path):
     assert "names" not in message and "rate" not in message
 
 
+def test_another_mesh_goes_on_with_what_is_there(tmp_path):
+    with _workdir.entered(call(tmp_path, mesh={"fsdp": 4})):
+        pass
+    for mesh in ({"fsdp": 2}, {"fsdp": 1, "tensor": 2}):
+        with _workdir.entered(call(tmp_path, mesh=mesh), resume=True) as needed:
+            assert needed
+        assert json.loads((tmp_path / "config.json").read_text())["mesh"] == mesh
+
+
 def test_differences_sees_removed_and_nested_fields():
     old, new = {"a": 1, "b": {"c": [1, 2], "d": 0}}, {"a": 1, "b": {"c": [1, 3]}}
     assert _workdir.differences(old, new) == [
