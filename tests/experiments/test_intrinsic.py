@@ -14,6 +14,8 @@ from experiments._intrinsic.task import Task
 from tests.experiments.runs import compiled_once, listing
 from tests.experiments.studies import SMOKE, TINY, run
 
+pytestmark = pytest.mark.runs
+
 pytest.importorskip("matplotlib")
 
 NAMES = [

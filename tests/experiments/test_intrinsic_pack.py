@@ -28,6 +28,8 @@ from lorax.train.step import init_state, make_step
 from lorax.train.stop import Stop
 from tests.experiments.studies import run
 
+pytestmark = pytest.mark.runs
+
 pytest.importorskip("matplotlib")
 
 EPOCHS = 2

@@ -177,6 +177,7 @@ def reference_text(monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.runs
 def test_stories260k_writes_its_published_text(monkeypatch):
     pretrained = pytest.importorskip("lorax.io.pretrained")
     expected = reference_text(monkeypatch)

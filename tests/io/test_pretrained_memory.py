@@ -14,12 +14,13 @@ from lorax.io.pretrained_save import save
 from lorax.models.llama import Llama
 from lorax.models.llama_config import LlamaConfig
 
+pytestmark = pytest.mark.runs
+
 MEASURE = """
 import json, pathlib, sys
 import jax, jax.numpy as jnp
 from lorax.io.pretrained import load
 
-pytestmark = pytest.mark.runs
 jax.block_until_ready(jnp.zeros(3))
 bytes_held = 0
 if len(sys.argv) > 1:

@@ -22,6 +22,8 @@ from lorax.train.schedules import schedule
 from lorax.train.stacks import common, cut, pad, stack, take
 from lorax.train.step import init_state, make_step
 
+pytestmark = pytest.mark.runs
+
 STEPS, ROWS = 20, 16
 MODEL = MLP((24, 24, 9))
 UNITS = tuple(itertools.product((1, 3, 8), (1e-3, 1e-2), (0, 1)))
@@ -124,7 +126,6 @@ def test_units_in_turn_are_units_side_by_side(width):
         close(one.delta, other.delta, 1e-4)
 
 
-@pytest.mark.runs
 def test_scaling_decay_loraplus_dropout_and_first_draw_may_differ_too():
     lora = functools.partial(lorax.LoRA, where=(".*kernel",))
     units = [
