@@ -59,7 +59,7 @@ def test_a_dry_run_counts_a_device_of_the_mesh(capsys):
     "flags, said",
     [
         (["--mesh=fsdp=3"], "data=1 × fsdp=3 does not divide"),
-        (["--mesh=rows=3"], "expected lengths of data, fsdp, tensor"),
+        (["--mesh=rows=3"], "expected lengths above 0 of some of data, fsdp, tensor"),
         (["--mesh=tensor=5"], "which tensor=5 does not divide"),
         (["--config.mesh.data=-1"], "config.mesh.data is -1"),
         (["--mesh=fsdp=16", "--compile"], "16 CPU devices are needed to compile and JAX has begun"),
