@@ -40,9 +40,8 @@ def test_who_is_left_says_who_is_gone(case):
     assert time.monotonic() - begun < 60
     code, _, said = found[1 - int(gone)]
     assert code == EXIT_CODE, said
-    assert said.startswith(
-        f"process {gone} of 2 is gone, and this one cannot go on without it: run"
-    )
+    # JAX's own threads may have a line before it
+    assert f"process {gone} of 2 is gone, and this one cannot go on without it: run" in said
     assert found[int(gone)][0] == (-9 if how == "kill" else 1)
 
 
