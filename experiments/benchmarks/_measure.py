@@ -37,6 +37,18 @@ def ratio(seconds: Mapping[str, list[float]], above: str, below: str) -> dict[st
     }
 
 
+def table(checks: list[dict[str, Any]]) -> str:
+    """Figures held to a target, {"what", "found", "target", "held"} each, in Markdown."""
+    lines = ["| what | median | lowest to highest | target | held |", "|---|---|---|---|---|"]
+    for check in checks:
+        value = check["found"]
+        spread = "" if isinstance(value, float) else f"{value['low']} to {value['high']}"
+        middle = value if isinstance(value, float) else value["median"]
+        held = "yes" if check["held"] else "**no**"
+        lines.append(f"| {check['what']} | {middle} | {spread} | {check['target']} | {held} |")
+    return "\n".join(lines)
+
+
 def seconds_of(run: Callable[[], Any]) -> float:
     """Wall seconds of one call."""
     start = time.perf_counter()

@@ -3,6 +3,8 @@
 from collections.abc import Iterator
 from typing import Any
 
+from experiments.benchmarks import _measure as measure
+
 STEP = {
     "cpu": {"floor": 1.08, "torch_eager": 0.5, "qwix": 1 / 1.15},
     "gpu": {"floor": 1.05, "torch_eager": 1 / 1.5, "torch_compiled": 1 / 1.1, "qwix": 1 / 1.15},
@@ -84,11 +86,5 @@ def table(found: dict[str, Any]) -> str:
             cells = name, seconds, one["tokens_a_second"][name], one["mfu_4n"][name], ratio
             lines.append(f"| {' | '.join(map(str, cells))} |")
         lines.append("")
-    lines += ["| what | median | lowest to highest | target | held |", "|---|---|---|---|---|"]
-    for check in found["targets"]:
-        value = check["found"]
-        spread = "" if isinstance(value, float) else f"{value['low']} to {value['high']}"
-        middle = value if isinstance(value, float) else value["median"]
-        held = "yes" if check["held"] else "**no**"
-        lines.append(f"| {check['what']} | {middle} | {spread} | {check['target']} | {held} |")
+    lines.append(measure.table(found["targets"]))
     return "\n".join(lines)

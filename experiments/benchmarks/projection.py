@@ -91,18 +91,6 @@ def targets(found: dict[str, Any]) -> list[dict[str, Any]]:
     return checks
 
 
-def table(checks: list[dict[str, Any]]) -> str:
-    """The checks in Markdown."""
-    lines = ["| what | median | lowest to highest | target | held |", "|---|---|---|---|---|"]
-    for check in checks:
-        value = check["found"]
-        spread = "" if isinstance(value, float) else f"{value['low']} to {value['high']}"
-        middle = value if isinstance(value, float) else value["median"]
-        held = "yes" if check["held"] else "**no**"
-        lines.append(f"| {check['what']} | {middle} | {spread} | {check['target']} | {held} |")
-    return "\n".join(lines)
-
-
 def _check(what: str, found: Any, relation: str, target: float) -> dict[str, Any]:
     value = found if isinstance(found, float) else found["median"]
     held = value >= target if relation == ">=" else value <= target
@@ -118,7 +106,7 @@ def verb(argv: list[str]) -> None:
         found = run(FLAGS.parts, pathlib.Path(folder))
     text = json.dumps(found, indent=2, ensure_ascii=False)
     print(text)
-    print("\n" + table(found["targets"]))
+    print("\n" + measure.table(found["targets"]))
     if FLAGS.output:
         pathlib.Path(FLAGS.output).write_text(text + "\n", "utf-8")
 

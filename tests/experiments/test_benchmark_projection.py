@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import scipy.linalg
 
+from experiments.benchmarks import _measure as measure
 from experiments.benchmarks import _projection_step as steps
 from experiments.benchmarks import _projection_transform as transform
 from experiments.benchmarks import projection
@@ -91,5 +92,5 @@ def test_a_target_is_held_by_the_median():
         "step: sparse over direct": True,
         "step: fastfood over direct": False,
     }
-    text = projection.table(checks)
+    text = measure.table(checks)
     assert "| step: fastfood over direct | 2.6 | 0.1 to 9.0 | <= 2.5 | **no** |" in text
