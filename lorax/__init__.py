@@ -18,7 +18,7 @@ from lorax.core.adapter import Adapter, Chain, Prepared, from_dict, from_json
 from lorax.core.engine import Adapted, adapt
 from lorax.core.errors import LoraxError, LoraxTypeError, LoraxWarning
 from lorax.core.freeze import freeze_base
-from lorax.core.leaf import Factors, LowRank, Roles, Shift
+from lorax.core.leaf import Factors, Learnt, LowRank, Rescaled, Roles, Shift
 from lorax.core.report import Report, report
 from lorax.core.roles import roles
 from lorax.generation.generate import generate
@@ -33,6 +33,7 @@ __all__ = [
     "Chain",
     "Factors",
     "Full",
+    "Learnt",
     "LoRA",
     "LoraxError",
     "LoraxTypeError",
@@ -40,6 +41,7 @@ __all__ = [
     "LowRank",
     "Prepared",
     "Report",
+    "Rescaled",
     "Roles",
     "Shift",
     "Subspace",

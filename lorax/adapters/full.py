@@ -8,11 +8,17 @@ import jax
 import jax.numpy as jnp
 
 from lorax.core import paths
-from lorax.core.adapter import Adapter, Base, Delta, check_whole, unprepared
+from lorax.core.adapter import Adapter, Base, Delta, unprepared
 from lorax.core.errors import LoraxError, LoraxTypeError
 from lorax.core.implicit import with_leaves
 from lorax.core.leaf import Roles
-from lorax.core.where import check_order, check_paths, check_patterns, check_used
+from lorax.core.where import (
+    check_order,
+    check_paths,
+    check_patterns,
+    check_used,
+    check_whole,
+)
 
 
 @dataclasses.dataclass(frozen=True)

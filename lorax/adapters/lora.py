@@ -10,17 +10,18 @@ import jax
 import jax.numpy as jnp
 
 from lorax.adapters import lora_fields, lora_init
+from lorax.adapters.targets import matrix_roles, targets
 from lorax.core import paths
-from lorax.core.adapter import Adapter, Base, Delta, check_leaf, unprepared
+from lorax.core.adapter import Adapter, Base, Delta, unprepared
 from lorax.core.errors import LoraxError, LoraxTypeError, LoraxWarning, check_choice
 from lorax.core.implicit import with_leaves
 from lorax.core.leaf import Factors, LowRank, Roles
 from lorax.core.where import (
     ALL_LINEAR,
+    check_leaf,
     check_order,
     check_paths,
     check_patterns,
-    check_used,
     check_where,
 )
 
@@ -92,7 +93,7 @@ class LoRA(Adapter):
         for path in self._targets(stored, roles):
             leaf, rank = stored[path], self.rank_of(path)
             check_leaf(path, leaf, "LoRA")
-            leaf_roles = _roles_of(path, leaf, roles)
+            leaf_roles = matrix_roles(path, leaf, roles)
             _, fan_in, fan_out = leaf_roles.matrix(leaf.shape)
             if rank > min(fan_in, fan_out):
                 wasteful.append(f"'{path}' ({fan_in} × {fan_out})")
@@ -176,28 +177,7 @@ class LoRA(Adapter):
         return next(matched, {})
 
     def _targets(self, stored: Mapping[str, Any], roles: Mapping[str, Roles] | None) -> list[str]:
-        if self.where != ALL_LINEAR:
-            patterns = [w if isinstance(w, str) else w[0] for w in self.where]
-            found = list(paths.select(patterns, stored))
-        elif roles is None:
-            raise LoraxError(
-                "where='all-linear' needs to know how the program uses each leaf: call "
-                "adapted.init(key, base, *example), or pass roles=lorax.roles(fn, base, *example)"
-            )
-        else:
-            found = [path for path in stored if path in roles and _is_linear(roles[path])]
-        left_out = paths.excluded(self.exclude, stored)
-        targets = [path for path in found if path not in left_out]
-        if not targets:
-            left = f" and exclude={self.exclude!r} leaves none" if self.exclude else ""
-            raise LoraxError(
-                f"no leaf is adapted: where={self.where!r} selects {len(found)} of {len(stored)} "
-                f"leaves{left}; widen where= (all-linear takes dots alone, no convolution and no "
-                "lookup: name those by pattern)"
-            )
-        for path in targets:
-            check_used(path, roles)
-        return targets
+        return targets(self.where, self.exclude, stored, roles)
 
     def _check(self, path: str, factors: Any, leaf: Any) -> None:
         arrays = isinstance(factors, Factors) and map(paths.is_array, (factors.A, factors.B))
@@ -221,36 +201,3 @@ class LoRA(Adapter):
                 f"{wanted[0]} and B {wanted[1]}: it belongs to another model, or it is a stack of "
                 "deltas outside vmap"
             )
-
-
-def _is_linear(roles: Roles) -> bool:
-    # an ambiguous leaf counts, so that init refuses it instead of leaving it frozen in silence
-    is_matrix = bool(roles.inputs) and bool(roles.outputs)
-    return roles.kind == "ambiguous" or (roles.kind == "dot" and is_matrix)
-
-
-def _roles_of(path: str, leaf: Any, roles: Mapping[str, Roles] | None) -> Roles:
-    known = (roles or {}).get(path)
-    ndim = len(leaf.shape)
-    if ndim < 2:
-        raise LoraxError(
-            f"'{path}' has shape {tuple(leaf.shape)}: LoRA needs an input and an output axis; "
-            "adapt vectors with BitFit or Full"
-        )
-    if known is None or (known.kind == "other" and ndim == 2):
-        if ndim == 2:
-            return Roles((), (0,), (1,))
-        raise LoraxError(
-            f"'{path}' has {ndim} axes and nothing says which are input and output: use "
-            "adapted.init(key, base, *example), or pass roles={...: lorax.Roles(stack, inputs, "
-            "outputs)}"
-        )
-    if known.kind in ("ambiguous", "other"):
-        why = known.why or "no product contracts or looks up any of its axes"
-        raise LoraxError(
-            f"roles of '{path}' are ambiguous ({why}): say which with adapter.init(key, base, "
-            f"roles={{..., '{path}': lorax.Roles(stack, inputs, outputs)}}), give an example input "
-            "that reaches a single use, or exclude the leaf"
-        )
-    known.check(path, leaf.shape)
-    return known

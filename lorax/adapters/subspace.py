@@ -16,11 +16,11 @@ import jax.numpy as jnp
 from lorax.adapters import subspace_fields
 from lorax.adapters.projections import PROJECTIONS, Projection, draw
 from lorax.core import paths
-from lorax.core.adapter import Adapter, Base, Delta, check_whole, unprepared
+from lorax.core.adapter import Adapter, Base, Delta, unprepared
 from lorax.core.errors import LoraxError, LoraxTypeError, check_choice
 from lorax.core.implicit import with_leaves
 from lorax.core.leaf import Roles, Shift
-from lorax.core.where import check_patterns, check_used
+from lorax.core.where import check_patterns, check_used, check_whole
 
 SCOPES = ("global", "per_tensor")
 DENSITIES = ("global", "leaf")

@@ -3,15 +3,16 @@
 import abc
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 
 from lorax.core import paths
+from lorax.core.additions import with_additions
 from lorax.core.errors import LoraxError, LoraxTypeError
+from lorax.core.implicit import with_leaves
 from lorax.core.leaf import LowRank, Roles
-from lorax.core.packed import is_packed
 
 Base = Any
 Delta = Any
@@ -44,12 +45,22 @@ class Adapter(abc.ABC):
         """
 
     def leaves(self, base: Base, delta: Delta) -> dict[str, Any]:
-        """The adapted leaves by path: `LowRank`, `Shift`, or an array that takes the leaf's place.
+        """The adapted leaves by path: `LowRank`, `Rescaled`, `Shift`, or an array that takes the
+        leaf's place.
 
         What `adapt` evaluates. By default every leaf of `merge`, which is always right; an adapter
         with a factored form overrides it.
         """
         return paths.flatten(self.merge(base, delta))
+
+    def additions(self, base: Base, delta: Delta) -> dict[str, jax.Array]:
+        """What stands beside the parameters, in the collection `lorax.core.additions` speaks of.
+
+        Returns:
+          Arrays by path, "additions/layer_0/attention/key" say; none for an adapter that changes
+          parameters alone. One that adds something has it in `merge` too.
+        """
+        return {}
 
     def derive(self, base: Base, delta: Delta) -> Any:
         """What this adapter computes from the frozen base once, or None if there is nothing."""
@@ -111,6 +122,8 @@ def unprepared(base: Base, adapter: Adapter | None = None) -> tuple[Base, Any]:
 class Chain(Adapter):
     """Several adapters as one, each on leaves of its own: LoRA on attention, `Full` on the head.
 
+    Members that add something beside the parameters (prompts, prefixes) go with any others.
+
     The delta is the tuple of the members' deltas.
 
     Raises:
@@ -139,29 +152,17 @@ class Chain(Adapter):
         return delta
 
     def merge(self, base: Base, delta: Delta) -> Base:
-        """The members' merges, one after the other."""
-        self.leaves(base, delta)
-        parts = self._parts(base, delta)
-        base, derived = self._unprepared(base)
-        for member, part, known in zip(self.members, parts, derived, strict=True):
-            base = member.merge(_prepared(base, known, member), part)
-        return base
+        """The base with the leaves and the additions of all members."""
+        merged = with_leaves(self._unprepared(base)[0], self.leaves(base, delta))
+        return with_additions(merged, self.additions(base, delta))
 
     def leaves(self, base: Base, delta: Delta) -> dict[str, Any]:
         """The union of the members' leaves."""
-        parts = self._parts(base, delta)
-        base, derived = self._unprepared(base)
-        found: dict[str, Any] = {}
-        owner: dict[str, Adapter] = {}
-        for member, part, known in zip(self.members, parts, derived, strict=True):
-            for path, leaf in member.leaves(_prepared(base, known, member), part).items():
-                if path in found:
-                    raise LoraxError(
-                        f"'{path}' is adapted by {type(owner[path]).__name__} and by "
-                        f"{type(member).__name__}: expected one member a leaf; narrow a where="
-                    )
-                found[path], owner[path] = leaf, member
-        return found
+        return self._union(base, delta, lambda member, own, part: member.leaves(own, part))
+
+    def additions(self, base: Base, delta: Delta) -> dict[str, jax.Array]:
+        """The union of the members' additions."""
+        return self._union(base, delta, lambda member, own, part: member.additions(own, part))
 
     def derive(self, base: Base, delta: Delta) -> Any:
         """The members' derived parts, or None if no member has any."""
@@ -172,6 +173,23 @@ class Chain(Adapter):
     def to_dict(self) -> dict[str, Any]:
         """As `Adapter.to_dict`, with the members nested."""
         return {"adapter": "Chain", "members": [member.to_dict() for member in self.members]}
+
+    def _union(
+        self, base: Base, delta: Delta, of: Callable[[Adapter, Base, Delta], Mapping[str, Any]]
+    ) -> dict[str, Any]:
+        parts = self._parts(base, delta)
+        base, derived = self._unprepared(base)
+        found: dict[str, Any] = {}
+        owner: dict[str, Adapter] = {}
+        for member, part, known in zip(self.members, parts, derived, strict=True):
+            for path, leaf in of(member, _prepared(base, known, member), part).items():
+                if path in found:
+                    raise LoraxError(
+                        f"'{path}' is adapted by {type(owner[path]).__name__} and by "
+                        f"{type(member).__name__}: expected one member a leaf; narrow a where="
+                    )
+                found[path], owner[path] = leaf, member
+        return found
 
     def _unprepared(self, base: Base) -> tuple[Base, tuple[Any, ...]]:
         """The parameters, and what each member derived from them (None for nothing)."""
@@ -245,25 +263,6 @@ def check_adapter(adapter: Any) -> None:
         raise LoraxTypeError(
             f"adapter is {_describe(adapter)}: expected an adapter such as LoRA(rank=8); "
             "pass an instance, not a class, a dict or a number"
-        )
-
-
-def check_whole(path: str, leaf: Any, wanted_by: str) -> None:
-    """Raises LoraxError for a quantised leaf, and as `check_leaf`: it is to be moved as a whole."""
-    check_leaf(path, leaf, wanted_by)
-    if is_packed(leaf):
-        raise LoraxError(
-            f"'{path}' is quantised and {wanted_by} moves the whole leaf, which would be formed: "
-            "narrow where= so that it is left out, or pass lorax.dequantize(base)"
-        )
-
-
-def check_leaf(path: str, leaf: Any, wanted_by: str) -> None:
-    """Raises LoraxTypeError unless the leaf holds floating-point numbers."""
-    if not jax.numpy.issubdtype(leaf.dtype, jax.numpy.floating):
-        raise LoraxTypeError(
-            f"'{path}' has dtype {leaf.dtype}: {wanted_by} adapts floating-point leaves; "
-            "narrow where= so that it is left out"
         )
 
 

@@ -12,21 +12,15 @@ from typing import Any
 import jax
 
 from lorax.core import paths
-from lorax.core.adapter import (
-    Adapter,
-    Base,
-    Delta,
-    check_adapter,
-    low_rank_leaves,
-    unprepared,
-)
+from lorax.core.adapter import Adapter, Base, Delta, check_adapter, unprepared
+from lorax.core.additions import check_read, with_additions
 from lorax.core.errors import LoraxError, check_choice
 from lorax.core.evaluation import Evaluation
-from lorax.core.implicit import Implicit, bare, dense, implicit, may_drop
-from lorax.core.leaf import LowRank
+from lorax.core.implicit import Implicit, bare, dense, implicit, may_drop, rescaled
+from lorax.core.leaf import LowRank, Rescaled, Shift
 from lorax.core.packed import is_packed
 from lorax.core.roles import roles
-from lorax.core.trace import check_program, run_on
+from lorax.core.trace import check_program, run_on, shapes_of
 
 ENGINES = ("factored", "merged")
 FALLBACKS = ("error", "warn", "allow")
@@ -62,12 +56,20 @@ class Adapted:
             (`jax.ShapeDtypeStruct`): nothing is computed with them.
 
         Raises:
-          LoraxError: an adapted leaf that the program never uses, or whose roles are ambiguous.
+          LoraxError: an adapted leaf that the program never uses, or whose roles are ambiguous; an
+            addition that it never reads.
           LoraxTypeError: `key` is no PRNG key.
         """
         paths.check_key(key)
         base, _ = unprepared(base)
-        return self.adapter.init(key, base, roles(self.fn, base, *args, **kwargs))
+        delta = self.adapter.init(key, base, roles(self.fn, base, *args, **kwargs))
+        leaves = shapes_of(paths.flatten(base))
+        added = lambda leaves: self.adapter.additions(paths.replace(base, leaves), delta)
+        additions = jax.eval_shape(added, leaves)
+        if additions:
+            uses = roles(self.fn, with_additions(base, additions), *args, **kwargs)
+            check_read(additions, {path: use.kind for path, use in uses.items()})
+        return delta
 
     def __call__(self, base: Base, delta: Delta, *args: Any, **kwargs: Any) -> Any:
         """What `fn(merge(base, delta), *args, **kwargs)` returns, without forming A B.
@@ -83,6 +85,7 @@ class Adapted:
             return self.fn(self.adapter.merge(base, delta), *args, **kwargs)
         evaluation = Evaluation(self.on_fallback, self.dropout_key)
         params, _ = unprepared(base, self.adapter)
+        params = with_additions(params, self.adapter.additions(base, delta))
         outputs = evaluate(evaluation, self.fn, params, leaves, args, kwargs)
         evaluation.warn()
         return outputs
@@ -137,6 +140,9 @@ def evaluate(
     """`fn(base, *args, **kwargs)` with `leaves` in place of the base's own, on record in
     `evaluation`."""
     stored = paths.flatten(base)
+    for path, leaf in leaves.items():
+        if isinstance(leaf, Shift) and leaf.why:
+            evaluation.whole(path, leaf.why)
     values = {path: _value(path, w, leaves.get(path)) for path, w in stored.items()}
     if not any(isinstance(value, Implicit) for value in values.values()):
         return fn(paths.replace(base, values), *args, **kwargs)
@@ -147,16 +153,19 @@ def _value(path: str, w: Any, leaf: Any) -> Any:
     """What stands in the place of the stored leaf `w`; `leaf` is what the adapter says of it."""
     if isinstance(leaf, LowRank):
         return implicit(path, w, leaf)
+    if isinstance(leaf, Rescaled):
+        return rescaled(path, w, leaf)
     if leaf is not None:
         return dense(path, w, leaf)
     return bare(path, w) if is_packed(w) else w
 
 
 def _refuse_dropout(leaves: Mapping[str, Any]) -> None:
-    for path, leaf in low_rank_leaves(leaves).items():
-        if may_drop(leaf.dropout):
+    for path, leaf in leaves.items():
+        update = leaf.update if isinstance(leaf, Rescaled) else leaf
+        if isinstance(update, LowRank) and may_drop(update.dropout):
             raise LoraxError(
-                f"'{path}' has dropout {leaf.dropout} and engine='merged' has no input of A to "
+                f"'{path}' has dropout {update.dropout} and engine='merged' has no input of A to "
                 "mask: use engine='factored', or dropout_key=None"
             )
 

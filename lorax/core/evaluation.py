@@ -30,6 +30,7 @@ class Use:
       path: of the leaf.
       primitive: name of the JAX primitive, "output" where the program returns the leaf.
       stack, inputs, outputs: stored axes in each role; all empty where there is no product.
+      batched: those of `stack` that this product enumerates.
       dropped: stored axes that indexing removed before this use.
       merged: whether the leaf's value was formed here.
       note: anything to know beyond that.
@@ -40,6 +41,7 @@ class Use:
     stack: frozenset[int] = frozenset()
     inputs: frozenset[int] = frozenset()
     outputs: frozenset[int] = frozenset()
+    batched: frozenset[int] = frozenset()
     dropped: frozenset[int] = frozenset()
     merged: bool = False
     note: str = ""
@@ -130,7 +132,7 @@ class Evaluation:
         return values
 
     def _merge(self, leaf: Implicit, primitive: str) -> jax.Array:
-        if leaf.terms and self.on_fallback == "error":
+        if leaf.adapted and self.on_fallback == "error":
             raise LoraxError(
                 f"'{leaf.path}' enters '{primitive}', which has no factored form, and "
                 "on_fallback='error': leave the leaf out of where=, or allow the merge with "
@@ -140,7 +142,7 @@ class Evaluation:
         known = self._find(leaf.path)
         seen = known or Use(leaf.path, primitive)
         note = "formed from its codes" if isinstance(leaf.w, Packed) else seen.note
-        is_adapted = bool(leaf.terms) or seen.merged
+        is_adapted = leaf.adapted or seen.merged
         self._put(dataclasses.replace(seen, primitive=primitive, merged=is_adapted, note=note))
         return merged(leaf)
 
@@ -174,6 +176,7 @@ class Evaluation:
                 leaf.stack | stored(stack),
                 stored(inputs),
                 stored(outputs),
+                stored(stack),
                 leaf.dropped,
             )
         )
@@ -200,6 +203,23 @@ class Evaluation:
         finally:
             if number is not None:
                 self._iterations.pop()
+
+    def seen(self, x: jax.Array, axes: Sequence[Label], leaf: Implicit) -> jax.Array:
+        """`x`, which a product of `leaf` is about to contract; for those who watch inputs."""
+        return x
+
+    def whole(self, path: str, why: str) -> None:
+        """Notes that the ΔW of a leaf was formed because of `why`, or refuses it.
+
+        Raises:
+          LoraxError: fallbacks are errors.
+        """
+        if self.on_fallback == "error":
+            raise LoraxError(
+                f"'{path}' has no factored form ({why}) and on_fallback='error': leave the leaf "
+                "out of where=, or allow the merge with on_fallback='warn'"
+            )
+        self._put(Use(path, why, merged=True))
 
     def drop(self, x: jax.Array, leaf: Implicit, eqn: Any, shape: Any = None) -> jax.Array:
         """`x`, the input of A, with dropout applied if it is on.

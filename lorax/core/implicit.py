@@ -1,10 +1,10 @@
 """What is an adapted leaf inside a program? Its implicit value, and the definition of merging.
 
-An implicit leaf stands for W = W0 + sum_k scale_k · A_k B_k without forming the product. Every
-axis of W carries a label; a factor carries the labels of the axes it has, so that "is this axis
-in A, in B, or in both (a stack axis)" is a question of membership. One more label, `RANK`, is
-shared by the two factors of a term and contracted between them. Where W0 is quantised, its codes
-and scales carry labels in the same way.
+An implicit leaf stands for W = (W0 + sum_k scale_k · A_k B_k) · gain without forming the product.
+Every axis of W carries a label; a factor carries the labels of the axes it has, so that "is this
+axis in A, in B, or in both (a stack axis)" is a question of membership, and so does the gain. One
+more label, `RANK`, is shared by the two factors of a term and contracted between them. Where W0 is
+quantised, its codes and scales carry labels in the same way.
 """
 
 import dataclasses
@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from lorax.core import paths
-from lorax.core.leaf import LowRank, Shift
+from lorax.core.leaf import LowRank, Rescaled, Shift
 from lorax.core.packed import Packed, formed, is_packed
 
 RANK = "rank"
@@ -40,7 +40,7 @@ class Term:
 
 @dataclasses.dataclass(frozen=True)
 class Implicit:
-    """A view of an adapted leaf inside a program: w + scale · sum of the terms.
+    """A view of an adapted leaf inside a program: (w + scale · sum of the terms) · gain.
 
     Attributes:
       path: of the stored leaf.
@@ -52,6 +52,7 @@ class Implicit:
       terms: what is added to `w`, on the same labels.
       scale: of all terms together.
       dropout: rate on the input of A; a number, or a traced scalar, as the scale.
+      gain: what multiplies the sum, with its labels; None for nothing.
     """
 
     path: str
@@ -63,6 +64,12 @@ class Implicit:
     terms: tuple[Term, ...] = ()
     scale: Any = 1.0
     dropout: Any = 0.0
+    gain: Pair | None = None
+
+    @property
+    def adapted(self) -> bool:
+        """Whether the view may differ from that of W0; else the leaf is quantised, or watched."""
+        return bool(self.terms) or self.gain is not None
 
     @property
     def drops(self) -> bool:
@@ -78,12 +85,13 @@ class Implicit:
 
     def pieces(self) -> list[Pair]:
         """Every traced array of this leaf with its labels: W0 (its codes and scale where it is
-        quantised), each A and B, scale, dropout."""
+        quantised), each A and B, the gain, scale, dropout."""
         found: list[Pair] = [(self.w, self.axes)]
         if isinstance(self.w, Packed):
             found = list(self.w.sides)
         for term in self.terms:
             found += term.sides
+        found += [] if self.gain is None else [self.gain]
         numbers = (self.scale, self.dropout)
         return [*found, *((number, ()) for number in numbers if not _is_plain(number))]
 
@@ -116,6 +124,7 @@ class Implicit:
             axes=tuple(axes),
             origins=tuple(origins),
             terms=terms,
+            gain=None if self.gain is None else next(queue),
             scale=self.scale if _is_plain(self.scale) else next(queue)[0],
             dropout=self.dropout if _is_plain(self.dropout) else next(queue)[0],
         )
@@ -166,6 +175,12 @@ def implicit(path: str, w: jax.Array, low_rank: LowRank) -> Implicit:
     )
 
 
+def rescaled(path: str, w: jax.Array, leaf: Rescaled) -> Implicit:
+    """The implicit value of a whole stored leaf `w` that is rescaled."""
+    view = bare(path, w) if leaf.update is None else implicit(path, w, leaf.update)
+    return dataclasses.replace(view, gain=(leaf.gain, leaf.axes))
+
+
 def bare(path: str, w: jax.Array) -> Implicit:
     """A leaf without terms: one that is only watched, or is quantised."""
     origins = tuple(frozenset((axis,)) for axis in range(w.ndim))
@@ -174,18 +189,37 @@ def bare(path: str, w: jax.Array) -> Implicit:
 
 
 def merged(leaf: Implicit) -> jax.Array:
-    """w + scale · (sum of the terms) in the shape and dtype of `leaf.w`: the definition.
+    """(w + scale · sum of the terms) · gain in the shape and dtype of `leaf.w`: the definition.
 
     Computed in float32 (float64 for float64 leaves), cast once at the end. Where the sum of the
-    terms is exactly zero every bit of w stays.
+    terms is exactly zero, and the gain one, every bit of w stays.
     """
     w = leaf.w.formed(leaf.axes) if isinstance(leaf.w, Packed) else leaf.w
-    if not leaf.terms:
+    if not leaf.adapted:
         return w
     dtype = jnp.promote_types(w.dtype, jnp.float32)
-    update = sum(product(term, leaf.axes, dtype) for term in leaf.terms)
-    update = jnp.asarray(leaf.scale, dtype) * update
-    return _add(w.astype(dtype), update).astype(w.dtype)
+    total = w.astype(dtype)
+    if leaf.terms:
+        update = sum(product(term, leaf.axes, dtype) for term in leaf.terms)
+        total = _add(total, jnp.asarray(leaf.scale, dtype) * update)
+    if leaf.gain is not None:
+        total = total * along(leaf.gain, leaf.axes, dtype)
+    return total.astype(w.dtype)
+
+
+def along(pair: Pair, axes: Sequence[Label], dtype: Any) -> jax.Array:
+    """A labelled array with one axis for each of `axes`, of length one where it has none.
+
+    Raises:
+      ValueError: it has a label that is not among `axes`.
+    """
+    array, labels = pair
+    order = [labels.index(label) for label in axes if label in labels]
+    if len(order) < len(labels):
+        raise ValueError(f"labels {labels} are not among {tuple(axes)}")
+    sizes = dict(zip(labels, array.shape, strict=True))
+    shape = [sizes.get(label, 1) for label in axes]
+    return jnp.transpose(array, order).reshape(shape).astype(dtype)
 
 
 def dense(path: str, w: jax.Array, leaf: Any) -> jax.Array:
@@ -193,10 +227,13 @@ def dense(path: str, w: jax.Array, leaf: Any) -> jax.Array:
 
     Args:
       path: of the stored leaf `w`.
-      leaf: what an adapter says of it: a `LowRank`, a `Shift`, or an array that takes its place.
+      leaf: what an adapter says of it: a `LowRank`, a `Rescaled`, a `Shift`, or an array that takes
+        its place.
     """
     if isinstance(leaf, LowRank):
         return merged(implicit(path, w, leaf))
+    if isinstance(leaf, Rescaled):
+        return merged(rescaled(path, w, leaf))
     if isinstance(leaf, Shift):
         w = formed(w)
         dtype = jnp.promote_types(w.dtype, leaf.update.dtype)

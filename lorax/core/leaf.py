@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -20,8 +20,9 @@ class Roles:
       outputs: axes that appear in the result.
       kind: "dot", "conv", "gather" (a lookup), "other" (no product), "unused" or "ambiguous".
       why: for an ambiguous leaf, the uses that disagree.
+      batched: those of `stack` that one product enumerates (experts); the layers of a scan are not.
 
-    `kind` and `why` say where the roles come from; equality and hash ignore them.
+    `kind`, `why` and `batched` say where the roles come from; equality and hash ignore them.
     """
 
     stack: tuple[int, ...]
@@ -29,6 +30,7 @@ class Roles:
     outputs: tuple[int, ...]
     kind: str = dataclasses.field(default="dot", compare=False)
     why: str = dataclasses.field(default="", compare=False)
+    batched: tuple[int, ...] = dataclasses.field(default=(), compare=False)
 
     def check(self, path: str, shape: Sequence[int]) -> None:
         """Raises LoraxError unless the three groups are a partition of the axes of `shape`."""
@@ -79,6 +81,23 @@ class Factors:
         return self.A.shape[-1]
 
 
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Learnt:
+    """What learns of one leaf where that is not a pair A, B: arrays by name. A pytree.
+
+    Attributes:
+      arrays: by the name that the adapter gives them.
+      roles: of the leaf, static as those of `Factors`.
+    """
+
+    arrays: Mapping[str, jax.Array]
+    roles: Roles = dataclasses.field(metadata={"static": True})
+
+    def __getitem__(self, name: str) -> jax.Array:
+        return self.arrays[name]
+
+
 @dataclasses.dataclass(frozen=True)
 class LowRank:
     """What an adapter says of one leaf: W0 + scale · ((A0 + A) (B0 + B) - A0 B0).
@@ -99,12 +118,38 @@ class LowRank:
 
 @dataclasses.dataclass(frozen=True)
 class Shift:
-    """What an adapter says of a leaf that moves with others: W0 + update.
-
-    The numbers that learn are shared by several leaves, so none of them is a leaf's own.
+    """What an adapter says of a leaf whose whole ΔW is formed: W0 + update.
 
     Attributes:
       update: ΔW in the shape of the leaf, in float32 or wider.
+      why: what keeps it from a factored form, which makes it a fallback that reports name. Empty
+        where the numbers that learn are shared by several leaves, so that none is a leaf's own.
     """
 
     update: jax.Array
+    why: str = ""
+
+
+SIDES = ("inputs", "outputs")
+
+
+@dataclasses.dataclass(frozen=True)
+class Rescaled:
+    """What an adapter says of a leaf whose rows or columns it rescales: (W0 + update) · gain.
+
+    Attributes:
+      gain: (stack..., inputs...) or (stack..., outputs...), by `side`; in float32 or wider.
+      side: of `SIDES`.
+      roles: of the leaf.
+      update: low-rank, or None for none.
+    """
+
+    gain: jax.Array
+    side: str
+    roles: Roles
+    update: LowRank | None = None
+
+    @property
+    def axes(self) -> tuple[int, ...]:
+        """The axes of the leaf that `gain` has, in its order."""
+        return (*self.roles.stack, *getattr(self.roles, self.side))

@@ -1,7 +1,8 @@
-"""How is an implicit leaf multiplied without forming A B? Dot, convolution, lookup.
+"""How is an implicit leaf multiplied without forming A B? Dot and convolution.
 
 x W becomes x W0 + (s · (x A)) B. The scale multiplies the small product, factors are cast to the
-dtype of the operands they meet, and sums run in float32: the result is rounded once.
+dtype of the operands they meet, and sums run in float32: the result is rounded once. A gain goes on
+the result, or on x, wherever its axes are.
 """
 
 import math
@@ -15,14 +16,14 @@ from jax.ad_checkpoint import checkpoint_name
 
 from lorax.core import _jax
 from lorax.core.contract import contract, widened
-from lorax.core.implicit import RANK, Implicit, Label, Pair, Term
+from lorax.core.implicit import RANK, Implicit, Label, Pair, Term, along
 from lorax.core.packed import Packed, through
 
 Values = list[Any]
 Labels = Sequence[Label]
 
 
-def dot_general(ctx: Any, eqn: _jax.Equation, values: Values) -> list[Any]:
+def dot_general(ctx: Any, eqn: _jax.Equation, values: Values) -> list[Any] | None:
     """Any dimension numbers, the leaf on either side, batch axes included."""
     contracting, batch = eqn.params["dimension_numbers"]
     side = 1 if isinstance(values[1], Implicit) else 0
@@ -41,12 +42,26 @@ def dot_general(ctx: Any, eqn: _jax.Equation, values: Values) -> list[Any]:
     shared = [leaf.axes[i] for i in batch[side]]
     out_axes = [*shared, *leaf_free, *x_free] if side == 0 else [*shared, *x_free, *leaf_free]
 
-    y = base_product(eqn, values, out_axes)
+    x = ctx.seen(x, x_axes, leaf)
+    gain = leaf.gain
+    if gain is not None and not set(gain[1]) <= set(out_axes):
+        if not set(gain[1]) <= set(x_axes):
+            return None
+        x, gain = _times(x, gain, x_axes), None
+    y = base_product(eqn, [x if i != side else leaf for i in (0, 1)], out_axes)
     x = ctx.drop(x, leaf, eqn)
     for term in leaf.terms:
         y = y + low_rank(x, x_axes, leaf, term, out_axes, y.dtype, eqn.params["precision"])
+    if gain is not None:
+        y = y * along(gain, out_axes, y.dtype)
     # so that a remat policy can keep the sum in place of its parts
     return [checkpoint_name(y.astype(_jax.out_dtype(eqn)), "product")]
+
+
+def _times(x: jax.Array, gain: Pair, x_axes: Labels) -> jax.Array:
+    """`x` times a gain on axes that it has, rounded once to its dtype."""
+    wide = jnp.promote_types(x.dtype, gain[0].dtype)
+    return (x.astype(wide) * along(gain, x_axes, wide)).astype(x.dtype)
 
 
 def base_product(eqn: _jax.Equation, values: Values, out_axes: Labels) -> jax.Array:
@@ -120,99 +135,6 @@ def _one_side(precision: Any) -> Any:
     return max(precision, key=lambda one: lax.Precision(one).value)
 
 
-def gather(ctx: Any, eqn: _jax.Equation, values: Values) -> list[Any] | None:
-    """Looks up rows along one axis: indexes the factor that has it, then multiplies by the other.
-
-    A lookup along a stack axis gives a batch of leaves, still implicit.
-    """
-    leaf, indices, numbers = values[0], values[1], eqn.params["dimension_numbers"]
-    if not isinstance(leaf, Implicit) or isinstance(indices, Implicit):
-        return None
-    looked_up = tuple(numbers.start_index_map)
-    expected = [1 if i in looked_up else n for i, n in enumerate(leaf.shape)]
-    if len(looked_up) != 1 or tuple(numbers.collapsed_slice_dims) != looked_up:
-        return None
-    if getattr(numbers, "operand_batching_dims", ()) or list(eqn.params["slice_sizes"]) != expected:
-        return None
-    (at,) = looked_up
-    label, rest = leaf.axes[at], [i for i in range(len(leaf.axes)) if i != at]
-    stacked = all(label in side for term in leaf.terms for _, side in term.sides)
-    if len(leaf.axes) > 2 if not leaf.terms else stacked:
-        return None if leaf.whole(label) else [_looked_up_stack(ctx, eqn, leaf, indices, at)]
-    ctx.record(leaf, eqn, stack=(), inputs=(at,), outputs=rest)
-
-    batch: list[Label] = [("x", i) for i in range(indices.ndim - 1)]
-    out_axes = _merge_axes(batch, [leaf.axes[i] for i in rest], numbers.offset_dims)
-    w = leaf.w.formed(leaf.axes) if isinstance(leaf.w, Packed) else leaf.w
-    (y,) = _jax.run_one(eqn, [w, indices])
-    y = y if not leaf.terms else y.astype(jnp.promote_types(y.dtype, jnp.float32))
-    for term in leaf.terms:
-        (first, first_axes), (second, second_axes) = sorted(
-            term.sides, key=lambda side: label not in side[1]
-        )
-        rows, rows_axes = _rows(eqn, first, first_axes, label, indices, batch)
-        scale = jnp.asarray(leaf.scale, first.dtype)
-        rows = ctx.drop(rows * scale, leaf, eqn, shape=indices.shape[:-1])
-        y = y + contract(rows, rows_axes, second, second_axes, out_axes).astype(y.dtype)
-    return [y.astype(leaf.w.dtype)]
-
-
-def _looked_up_stack(
-    ctx: Any, eqn: _jax.Equation, leaf: Implicit, indices: jax.Array, at: int
-) -> Implicit:
-    label, origin = leaf.axes[at], leaf.origins[at]
-    batch: list[Label] = [ctx.fresh_label() for _ in range(indices.ndim - 1)]
-    offset_dims = eqn.params["dimension_numbers"].offset_dims
-    axes = _merge_axes(batch, _without(leaf.axes, label), offset_dims)
-    known = dict(zip(leaf.axes, leaf.origins, strict=True))
-
-    def found(x: jax.Array, own: Labels, fill: Any = 0) -> Pair:
-        return _rows(eqn, x, own, label, indices, batch, fill) if label in own else (x, tuple(own))
-
-    if isinstance(leaf.w, Packed):
-        own, rest = [found(*side, fill=None) for side in leaf.w.sides], leaf.pieces()[2:]
-    else:
-        own, rest = [(_jax.run_one(eqn, [leaf.w, indices])[0], tuple(axes))], leaf.pieces()[1:]
-    origins = [known.get(axis, frozenset()) for axis in axes]
-    pairs = [*own, *(found(*pair) for pair in rest)]
-    return leaf.on(pairs, axes, origins).remember(stack=origin)
-
-
-def _rows(
-    eqn: _jax.Equation,
-    x: jax.Array,
-    axes: Labels,
-    label: Label,
-    indices: jax.Array,
-    batch: Labels,
-    fill: Any = 0,
-) -> Pair:
-    """The lookup of `eqn` done on a factor: axes `batch` first, then the factor's others.
-
-    `fill` is what an index beyond the end finds; None means NaN.
-    """
-    at, n = list(axes).index(label), len(batch)
-    numbers = lax.GatherDimensionNumbers(
-        offset_dims=tuple(range(n, n + x.ndim - 1)),
-        collapsed_slice_dims=(at,),
-        start_index_map=(at,),
-    )
-    sizes = tuple(1 if i == at else size for i, size in enumerate(x.shape))
-    rows = lax.gather(x, indices, numbers, sizes, mode=eqn.params["mode"], fill_value=fill)
-    return rows, (*batch, *_without(axes, label))
-
-
-def _without(axes: Labels, label: Label) -> tuple[Label, ...]:
-    return tuple(axis for axis in axes if axis != label)
-
-
-def _merge_axes(batch: Labels, rest: Labels, offset_dims: Sequence[int]) -> list[Label]:
-    """`rest` at positions `offset_dims`, `batch` in the others."""
-    first, second = iter(batch), iter(rest)
-    total = len(batch) + len(rest)
-    return [next(second) if i in offset_dims else next(first) for i in range(total)]
-
-
 def conv_general_dilated(ctx: Any, eqn: _jax.Equation, values: Values) -> list[Any] | None:
     """A convolution to rank channels with the leaf's own window, then a product with B.
 
@@ -232,6 +154,8 @@ def conv_general_dilated(ctx: Any, eqn: _jax.Equation, values: Values) -> list[A
     small_axes = list(out_axes)
     out_axes[feature], small_axes[feature] = leaf.axes[out_dim], RANK
     y = base_product(eqn, values, out_axes)
+    if leaf.gain is not None and not set(leaf.gain[1]) <= {leaf.axes[out_dim]}:
+        return None
     wanted = [RANK if i == out_dim else label for i, label in enumerate(leaf.axes)]
     x = ctx.drop(x, leaf, eqn)
     for term in leaf.terms:
@@ -248,6 +172,8 @@ def conv_general_dilated(ctx: Any, eqn: _jax.Equation, values: Values) -> list[A
             small, small_axes, term.b.astype(x.dtype), term.b_axes, out_axes,
             precision=_one_side(p["precision"]), dtype=y.dtype,
         )  # fmt: skip
+    if leaf.gain is not None:
+        y = y * along(leaf.gain, out_axes, y.dtype)
     return [y.astype(_jax.out_dtype(eqn))]
 
 
@@ -264,6 +190,8 @@ def ragged_dot_general(ctx: Any, eqn: _jax.Equation, values: Values) -> list[Any
         return None
     (out,) = {0, 1, 2} - {*groups, *contracting[1]}
     ctx.record(leaf, eqn, stack=groups, inputs=contracting[1], outputs=(out,))
+    if leaf.gain is not None:
+        return None
     group, summed, free = (leaf.axes[i] for i in (*groups, *contracting[1], out))
     y = base_product(eqn, values, [("x", 0), free])
     options = {"precision": p["precision"], "group_offset": p["group_offset"]}

@@ -2,16 +2,17 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 
 from lorax.core import paths
 from lorax.core.adapter import Adapter, Base, check_adapter, unprepared
+from lorax.core.additions import with_additions
 from lorax.core.engine import evaluate
 from lorax.core.evaluation import Evaluation, Use, by_path
-from lorax.core.leaf import LowRank, Roles, Shift
+from lorax.core.leaf import LowRank, Rescaled, Roles, Shift
 from lorax.core.roles import from_uses, watch
 from lorax.core.trace import check_program, shapes_of, shapes_only
 
@@ -26,8 +27,8 @@ class Row:
       rank: of its update; None unless it is low-rank.
       trainable: numbers of the delta that belong to it.
       uses: products it takes part in (the body of a scan counts once), or places it enters.
-      how: "frozen", "factored", "merged" (formed before use somewhere), "trained" (in place) or
-        "shared" (moved by numbers that belong to no leaf alone).
+      how: "frozen", "factored", "merged" (formed before use somewhere), "trained" (in place),
+        "shared" (moved by numbers that belong to no leaf alone) or "added" (beside the base).
       why: what merged it, or a note.
     """
 
@@ -111,43 +112,77 @@ def report(
     seen = by_path(watch(fn, base, args, kwargs).uses)
     roles = from_uses(base, seen)
     evaluation = Evaluation()
-    sizes: dict[str, Any] = {}
     abstract, put_back = shapes_only((args, dict(kwargs)))
+    kept: dict[str, Any] = {}
 
     def program(leaves: Any, rest: Any) -> Any:
         full = paths.replace(base, leaves)
         delta = adapter.init(jax.random.key(0), full, roles)
-        sizes["delta"] = sum(leaf.size for leaf in jax.tree.leaves(delta))
-        sizes["leaves"] = adapter.leaves(full, delta)
-        args, kwargs = put_back(rest)
-        return jax.tree.leaves(evaluate(evaluation, fn, full, sizes["leaves"], args, kwargs))
+        additions = adapter.additions(full, delta)
+        kept.update(delta=delta, leaves=adapter.leaves(full, delta), additions=additions)
+        full, (args, kwargs) = with_additions(full, additions), put_back(rest)
+        return jax.tree.leaves(evaluate(evaluation, fn, full, kept["leaves"], args, kwargs))
 
     jax.eval_shape(program, shapes_of(stored), abstract)
-    uses = by_path(evaluation.uses)
-    rows = tuple(
-        _row(p, leaf, roles[p], sizes["leaves"].get(p), seen.get(p, []), uses.get(p, []))
+    uses, sizes = by_path(evaluation.uses), _sizes(kept["delta"], stored)
+    rows = [
+        _row(p, leaf, roles[p], kept["leaves"].get(p), sizes.get(p, 0), seen.get(p, []),
+             uses.get(p, []))
         for p, leaf in stored.items()
-    )
-    return Report(rows, sizes["delta"], sum(math.prod(leaf.shape) for leaf in stored.values()))
+    ]  # fmt: skip
+    if kept["additions"]:
+        added = shapes_of(kept["additions"])
+        seen = by_path(watch(fn, with_additions(base, added), args, kwargs).uses)
+        rows += [_added(path, leaf, seen.get(path, [])) for path, leaf in added.items()]
+    total = sum(math.prod(leaf.shape) for leaf in stored.values())
+    return Report(tuple(rows), _size(kept["delta"]), total)
 
 
 def _row(
-    path: str, leaf: Any, roles: Roles, adapted: Any, seen: Sequence[Use], uses: Sequence[Use]
+    path: str,
+    leaf: Any,
+    roles: Roles,
+    adapted: Any,
+    trainable: int,
+    seen: Sequence[Use],
+    uses: Sequence[Use],
 ) -> Row:
     merges = [use.primitive for use in uses if use.merged]
     notes = [use.note for use in uses if use.note]
-    rank, trainable, how = None, 0, "frozen"
-    if isinstance(adapted, LowRank):
-        factors = adapted.factors
-        rank, trainable = factors.rank, factors.A.size + factors.B.size
+    rank, how = None, "frozen"
+    if isinstance(adapted, LowRank | Rescaled):
+        update = adapted.update if isinstance(adapted, Rescaled) else adapted
+        rank = None if update is None else update.factors.rank
         how = "merged" if merges else "factored"
     elif isinstance(adapted, Shift):
-        how = "shared"
+        how = "merged" if adapted.why else "shared"
     elif adapted is not None:
-        trainable, how = adapted.size, "trained"
+        how = "trained"
     why = ", ".join(dict.fromkeys([*merges, *notes])) or roles.why
     count = sum(use.is_product for use in seen) or len(seen)
     return Row(path, tuple(leaf.shape), str(leaf.dtype), roles, rank, trainable, count, how, why)
+
+
+def _added(path: str, leaf: Any, seen: Sequence[Use]) -> Row:
+    shape = tuple(leaf.shape)
+    roles = Roles((), (), tuple(range(len(shape))), "other")
+    why = "" if seen else "the program never reads it"
+    return Row(path, shape, str(leaf.dtype), roles, None, 0, len(seen), "added", why)
+
+
+def _sizes(delta: Any, stored: Mapping[str, Any]) -> dict[str, int]:
+    """The numbers of the delta that stand under the path of a leaf, wherever in it that is."""
+    found: dict[str, int] = {}
+    for keys, leaf in jax.tree_util.tree_flatten_with_path(delta)[0]:
+        names = (paths.path_of((key,)) for key in keys)
+        path = next((name for name in names if name in stored), None)
+        if path is not None:
+            found[path] = found.get(path, 0) + leaf.size
+    return found
+
+
+def _size(tree: Any) -> int:
+    return sum(leaf.size for leaf in jax.tree.leaves(tree))
 
 
 def _roles(roles: Roles) -> str:

@@ -89,7 +89,8 @@ def resolve(uses: Sequence[Use], ndim: int) -> Roles:
     if sorted((*stack, *inputs, *outputs)) != list(everything):
         why = f"{products[0].primitive} has {_text(found[0])}, which is no partition of {ndim} axes"
         return Roles(stack, inputs, outputs, "ambiguous", why)
-    return Roles(stack, inputs, outputs, kind)
+    batched = tuple(sorted(frozenset[int]().union(*(use.batched for use in products))))
+    return Roles(stack, inputs, outputs, kind, batched=batched)
 
 
 def _axes(use: Use, ndim: int) -> tuple[frozenset[int], frozenset[int], frozenset[int]]:

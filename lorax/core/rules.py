@@ -9,7 +9,7 @@ leaf at this equation, says so, and goes on.
 from collections.abc import Callable
 from typing import Any
 
-from lorax.core import calls, products, rearrange
+from lorax.core import calls, lookups, products, rearrange
 
 Rule = Callable[[Any, Any, list[Any]], list[Any] | None]
 
@@ -17,7 +17,7 @@ RULES: dict[str, Rule] = {
     # products: x W = x W0 + s (x A) B
     "dot_general": products.dot_general,
     "conv_general_dilated": products.conv_general_dilated,
-    "gather": products.gather,
+    "gather": lookups.gather,
     "ragged_dot_general": products.ragged_dot_general,
     # rearrangements: axes move in W0, A and B alike
     "transpose": rearrange.transpose,

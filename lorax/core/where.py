@@ -7,9 +7,12 @@ adapter it is always a hashable value.
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+import jax
+
 from lorax.core import paths
 from lorax.core.errors import LoraxError, LoraxTypeError
 from lorax.core.leaf import Factors, Roles
+from lorax.core.packed import is_packed
 
 ALL_LINEAR = "all-linear"
 
@@ -138,4 +141,23 @@ def check_paths(delta: Any, wanted: Iterable[str] | None, stored: Mapping[str, A
         raise LoraxError(
             f"delta {what}: it was saved with another config; load its adapter.json, or correct "
             "where="
+        )
+
+
+def check_whole(path: str, leaf: Any, wanted_by: str) -> None:
+    """Raises LoraxError for a quantised leaf, and as `check_leaf`: it is to be moved as a whole."""
+    check_leaf(path, leaf, wanted_by)
+    if is_packed(leaf):
+        raise LoraxError(
+            f"'{path}' is quantised and {wanted_by} moves the whole leaf, which would be formed: "
+            "narrow where= so that it is left out, or pass lorax.dequantize(base)"
+        )
+
+
+def check_leaf(path: str, leaf: Any, wanted_by: str) -> None:
+    """Raises LoraxTypeError unless the leaf holds floating-point numbers."""
+    if not jax.numpy.issubdtype(leaf.dtype, jax.numpy.floating):
+        raise LoraxTypeError(
+            f"'{path}' has dtype {leaf.dtype}: {wanted_by} adapts floating-point leaves; "
+            "narrow where= so that it is left out"
         )

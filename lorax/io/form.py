@@ -1,8 +1,8 @@
 """What is the form of a delta? A JSON-ready account of its structure, and the way back.
 
-A delta is made of mappings, tuples, `Factors` and arrays. Its arrays are named by the way to them,
-`params/query/kernel/A`; the account holds everything else, so that names and arrays suffice to
-build the same pytree, roles included.
+A delta is made of mappings, tuples, `Factors`, `Learnt` and arrays. Its arrays are named by the
+way to them, `params/query/kernel/A`; the account holds everything else, so that names and arrays
+suffice to build the same pytree, roles included.
 """
 
 from collections.abc import Iterator, Mapping
@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from lorax.core.errors import LoraxError
-from lorax.core.leaf import Factors, Roles
+from lorax.core.leaf import Factors, Learnt, Roles
 
 Form = dict[str, Any]
 
@@ -65,17 +65,19 @@ def build(form: Form, arrays: Mapping[str, Any], name: str = "") -> Any:
     known: dict[str, Any] = {
         k: tuple(v) if isinstance(v, list) else v for k, v in form["roles"].items()
     }
-    return Factors(parts["A"], parts["B"], Roles(**known))
+    roles = Roles(**known)
+    if kind == "learnt":
+        return Learnt(parts, roles)
+    return Factors(parts["A"], parts["B"], roles)
 
 
 def _describe(delta: Any, name: str) -> Form:
     if isinstance(delta, Factors):
-        roles: dict[str, Any] = {
-            key: list(getattr(delta.roles, key)) for key in ("stack", "inputs", "outputs")
-        }
-        roles |= {"kind": delta.roles.kind, "why": delta.roles.why}
         a, b = _describe(delta.A, f"{name}/A"), _describe(delta.B, f"{name}/B")
-        return {"kind": "factors", "A": a, "B": b, "roles": roles}
+        return {"kind": "factors", "A": a, "B": b, "roles": _roles(delta.roles)}
+    if isinstance(delta, Learnt):
+        items = {key: _describe(item, _join(name, key)) for key, item in _sorted(delta.arrays)}
+        return {"kind": "learnt", "items": items, "roles": _roles(delta.roles)}
     if isinstance(delta, Mapping):
         items = {key: _describe(item, _join(name, key)) for key, item in delta.items()}
         return {"kind": "mapping", "items": items}
@@ -85,9 +87,18 @@ def _describe(delta: Any, name: str) -> Form:
     if hasattr(delta, "shape") and hasattr(delta, "dtype"):
         return {"kind": "array", "shape": list(delta.shape), "dtype": jnp.dtype(delta.dtype).name}
     raise LoraxError(
-        f"delta at '{name}' is a {type(delta).__name__}: expected mappings, tuples, Factors and "
-        "arrays, as Adapter.init returns them"
+        f"delta at '{name}' is a {type(delta).__name__}: expected mappings, tuples, Factors, "
+        "Learnt and arrays, as Adapter.init returns them"
     )
+
+
+def _roles(roles: Roles) -> dict[str, Any]:
+    found = {key: list(getattr(roles, key)) for key in ("stack", "inputs", "outputs")}
+    return found | {"kind": roles.kind, "why": roles.why}
+
+
+def _sorted(arrays: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    return sorted(arrays.items())
 
 
 def _parts(form: Form) -> Iterator[tuple[str, Form]]:
@@ -95,12 +106,14 @@ def _parts(form: Form) -> Iterator[tuple[str, Form]]:
     kind = form["kind"]
     if kind == "factors":
         yield from (("A", form["A"]), ("B", form["B"]))
-    elif kind == "mapping":
+    elif kind in ("mapping", "learnt"):
         yield from form["items"].items()
     elif kind == "tuple":
         yield from ((str(i), item) for i, item in enumerate(form["items"]))
     else:
-        raise LoraxError(f"delta form of kind {kind!r}: expected array, factors, mapping or tuple")
+        raise LoraxError(
+            f"delta form of kind {kind!r}: expected one of array, factors, learnt, mapping or tuple"
+        )
 
 
 def _leaves(form: Form, name: str = "") -> Iterator[tuple[str, Form]]:
@@ -123,6 +136,8 @@ def _join(name: str, key: Any) -> str:
 def _arrays(delta: Any) -> Iterator[Any]:
     if isinstance(delta, Factors):
         yield from (delta.A, delta.B)
+    elif isinstance(delta, Learnt):
+        yield from (array for _, array in _sorted(delta.arrays))
     elif isinstance(delta, Mapping):
         for item in delta.values():
             yield from _arrays(item)

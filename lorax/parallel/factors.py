@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 from lorax.core import paths
-from lorax.core.leaf import Factors
+from lorax.core.leaf import Factors, Learnt
 from lorax.parallel.rules import divides
 
 
@@ -32,8 +32,8 @@ def delta_specs(
     Returns:
       A tree with the structure of `delta`. A has the stack and input axes of its leaf, B its stack
       and output axes; a factor with an axis that does not divide is whole on every device. A leaf
-      that is trained whole lies as it does in the base. Anything else, a number or the θ of a
-      `Subspace`, is whole on every device.
+      that is trained whole lies as it does in the base. Anything else, a number, a `Learnt` or the
+      θ of a `Subspace`, is whole on every device.
     """
 
     def factors(path: str, pair: Factors) -> Any:
@@ -52,12 +52,14 @@ def delta_specs(
         )
         if isinstance(leaf, Factors):
             return factors(path, leaf) if path else jax.tree.map(lambda _: P(), leaf)
+        if isinstance(leaf, Learnt):
+            return jax.tree.map(lambda _: P(), leaf)
         spec = P() if path is None else base_specs[path]
         fits = len(leaf.shape) == len(spec) and divides(leaf.shape, spec, mesh)
         return spec if fits else P()
 
     return jax.tree_util.tree_map_with_path(
-        one, delta, is_leaf=lambda node: isinstance(node, Factors)
+        one, delta, is_leaf=lambda node: isinstance(node, Factors | Learnt)
     )
 
 

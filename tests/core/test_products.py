@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from jax import lax
 
 import lorax
+from lorax.core.implicit import with_leaves
 
 
 @st.composite
@@ -82,18 +83,6 @@ def test_dot_rule_over_random_dimension_numbers(case):
             np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-10)
         if not case[-1]:
             assert lorax.roles(fn, base, x)["w"] == roles
-
-
-@pytest.mark.parametrize("mode", ["clip", "fill"])
-def test_lookup_keeps_the_mode_of_indices_outside(mode):
-    base = {"w": jnp.arange(12.0).reshape(4, 3)}
-    fn = lambda base, ids: jnp.take(base["w"], ids, axis=0, mode=mode)
-    adapter = lorax.LoRA(rank=2, where=("w",))
-    ids = jnp.array([[0, 3], [9, 1]])
-    apply = lorax.adapt(fn, adapter, on_fallback="error")
-    delta = jax.tree.map(lambda x: x + 0.5, apply.init(jax.random.key(0), base, ids))
-    want = fn(adapter.merge(base, delta), ids)
-    np.testing.assert_allclose(apply(base, delta, ids), want, rtol=1e-6)
 
 
 def test_two_adapted_operands_of_one_product():
@@ -183,3 +172,55 @@ def _agree(fn, base, x):
     delta = jax.tree.map(lambda d: d + 0.1, apply.init(jax.random.key(0), base, x))
     want = fn(adapter.merge(base, delta), x)
     np.testing.assert_allclose(apply(base, delta, x), want, rtol=1e-5)
+
+
+class _Gains(lorax.Adapter):
+    """Rescales one side of `w`; a stand-in."""
+
+    def __init__(self, side: str, roles: lorax.Roles):
+        self.side, self.roles = side, roles
+
+    def init(self, key, base, roles=None):
+        axes = (*self.roles.stack, *getattr(self.roles, self.side))
+        return {"w": jax.random.normal(key, [base["w"].shape[axis] for axis in axes])}
+
+    def merge(self, base, delta):
+        return with_leaves(base, self.leaves(base, delta))
+
+    def leaves(self, base, delta):
+        return {"w": lorax.Rescaled(1 + delta["w"], self.side, self.roles)}
+
+
+MATRIX, STACK = lorax.Roles((), (0,), (1,)), lorax.Roles((0,), (1,), (2,))
+
+
+@pytest.mark.parametrize("side", ["inputs", "outputs"])
+@pytest.mark.parametrize(
+    ("fn", "shape", "roles", "x"),
+    [
+        (lambda b, x: x @ b["w"], (4, 3), MATRIX, (2, 4)),
+        (lambda b, x: x @ b["w"].T, (4, 3), MATRIX, (2, 3)),
+        (lambda b, x: b["w"][jnp.arange(3)] * x, (4, 3), MATRIX, (3, 3)),
+        (lambda b, x: jnp.einsum("ebd,edf->ebf", x, b["w"]), (2, 4, 3), STACK, (2, 5, 4)),
+        (
+            lambda b, x: lax.scan(lambda h, w: (jnp.sin(h @ w), None), x, b["w"])[0],
+            (3, 4, 4),
+            STACK,
+            (2, 4),
+        ),
+        (lambda b, x: x @ b["w"][:, 1:] * b["w"][:, :2].sum(), (4, 3), MATRIX, (2, 4)),
+    ],
+    ids=["right", "transposed", "lookup", "experts", "scan", "sliced_and_merged"],
+)
+def test_a_gain_goes_where_its_axes_are(fn, shape, roles, x, side):
+    base = {"w": jax.random.normal(jax.random.key(0), shape)}
+    x = jax.random.normal(jax.random.key(1), x)
+    adapter = _Gains(side, roles)
+    delta = adapter.init(jax.random.key(2), base)
+    apply = lorax.adapt(fn, adapter, on_fallback="allow")
+    want = lambda delta: fn(adapter.merge(base, delta), x)
+    np.testing.assert_allclose(apply(base, delta, x), want(delta), rtol=1e-5, atol=1e-5)
+    slopes = (jax.grad(lambda d, f=f: jnp.sin(f(d)).sum())(delta) for f in (
+        want, lambda delta: apply(base, delta, x)
+    ))  # fmt: skip
+    np.testing.assert_allclose(*(slope["w"] for slope in slopes), rtol=1e-4, atol=1e-5)
