@@ -3,19 +3,15 @@
 import dataclasses
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jax
-import jax.numpy as jnp
-import numpy as np
-
 from lorax.adapters.lora import LoRA
-from lorax.core.adapter import Chain, Delta
-from lorax.core.errors import LoraxError, LoraxTypeError
-from lorax.core.leaf import Factors, LowRank
-
-Part = tuple[LoRA, Delta, float]
+from lorax.adapters.low_rank import side_by_side, truncate
+from lorax.adapters.parts import Gathered, Part, Update, gather, whole_paths
+from lorax.adapters.whole_sums import Rule, cut_sum
+from lorax.core.adapter import Adapter, Base, Chain, Delta
+from lorax.core.leaf import Factors, Roles
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,184 +19,118 @@ class Combined:
     """A sum of adapters as one adapter.
 
     Attributes:
-      adapter: a LoRA with scale 1 at every leaf.
+      adapter: a LoRA with scale 1 at every leaf; a `Chain` of it and of what all parts shared.
       delta: its factors.
-      error: by path, ‖ΔW - Σ weight · ΔW‖ / ‖Σ weight · ΔW‖ in the Frobenius norm, what truncation
-        to a rank lost; 0.0 where nothing was cut (rounding, about 1e-7, is not counted).
+      error: by path, ‖ΔW - Σ weight · ΔW‖ / ‖Σ weight · ΔW‖ in the Frobenius norm: how far the
+        result is from the plain sum, for whatever reason; 0.0 where the sum is exact (rounding,
+        about 1e-7, is not counted).
+      truncation: the part of it that cutting to a rank makes, over the same norm:
+        ‖ΔW - that before the cut‖ / ‖Σ weight · ΔW‖.
     """
 
-    adapter: LoRA
+    adapter: Adapter
     delta: Delta
     error: dict[str, float]
+    truncation: dict[str, float]
 
 
-def combine(parts: Sequence[Part], *, rank: int | None = None, base: Any = None) -> Combined:
+def combine(
+    parts: Sequence[Part],
+    *,
+    rank: int | None = None,
+    base: Base = None,
+    leave_out: bool = False,
+    roles: Mapping[str, Roles] | None = None,
+) -> Combined:
     """Σ weight · ΔW of several adapters of one model, as one plain LoRA.
 
     Whole updates are added, never A's to A's and B's to B's, so there are no cross terms. Without
     `rank` the factors are laid side by side, which is exact and has the sum of their ranks; with it
     the sum is cut to its largest singular values, the best approximation of that rank (Eckart and
-    Young, 1936), found from the factors without forming a ΔW.
+    Young, 1936), found from the factors without forming a ΔW. A weight of -1 negates.
+
+    Members of a `Chain` that have no factors (a `Full` head, a prompt) stay as they are where they
+    are the same in all parts. Any other update (`Full`, DoRA) is formed whole, if `base` and `rank`
+    are given, and cut to the rank with the rest.
 
     Args:
       parts: (adapter, delta, weight); a leaf that one adapter leaves alone counts as zero there.
       rank: the most a leaf of the result may have; None keeps all.
-      base: the frozen parameters, needed for adapters that start from them (PiSSA, OLoRA).
+      base: the frozen parameters, needed but for a LoRA that does not start from them.
+      leave_out: go without members that have no factors.
+      roles: of leaves with more than two axes that are formed whole, see `lorax.roles`.
 
     Raises:
-      LoraxError: no parts, a weight that is not finite, leaves that disagree in shape or roles, or
-        a base is needed.
-      LoraxTypeError: a part is not (LoRA, delta, number).
+      LoraxError: no parts, a weight that is not finite, leaves that disagree in shape or roles, a
+        base that is needed, or a member without factors that differs between the parts.
+      LoraxTypeError: a part is not (adapter, delta, number).
     """
-    if not parts:
-        raise LoraxError("nothing to combine: expected at least one (adapter, delta, weight)")
-    if rank is not None and rank < 1:
-        raise LoraxError(f"rank is {rank}: expected 1 or more, or None to keep all")
-    found: dict[str, list[Factors]] = {}
-    if isinstance(parts, tuple) and isinstance(parts[0], LoRA):
-        raise LoraxTypeError("parts is one part: expected a list; write [(adapter, delta, weight)]")
-    for adapter, delta, weight in (_checked(i, part) for i, part in enumerate(parts)):
-        for path, leaf in plain_leaves(adapter, delta, base).items():
-            found.setdefault(path, []).append(_weighted(leaf, weight))
-    joined = {path: _side_by_side(path, factors) for path, factors in found.items()}
-    error = dict.fromkeys(joined, 0.0)
-    if rank is not None:
-        for path, factors in joined.items():
-            if factors.rank > rank:
-                joined[path], lost = truncate(factors, rank)
-                error[path] = float(lost)
-    where = {re.escape(p): {"rank": f.rank, "alpha": float(f.rank)} for p, f in joined.items()}
-    most = max(factors.rank for factors in joined.values())
-    return Combined(LoRA(rank=most, alpha=float(most), where=where), joined, error)
+    gathered = gather(parts, base, rank=rank, leave_out=leave_out, roles=roles)
+    joined: dict[str, Factors] = {}
+    error = dict.fromkeys(gathered.updates, 0.0)
+    cut = dict(error)
+    for path, updates in gathered.updates.items():
+        factors = _beside(path, updates, gathered.weights)
+        if factors is None:
+            assert rank is not None  # or `gather` had refused
+            joined[path], error[path], cut[path] = cut_sum(updates, gathered.weights, rank)
+        elif rank is not None and factors.rank > rank:
+            joined[path], lost = truncate(factors, rank)
+            error[path] = cut[path] = float(lost)
+        else:
+            joined[path] = factors
+    return combined(gathered, joined, error, cut, base)
 
 
-def plain_leaves(adapter: LoRA, delta: Delta, base: Any = None) -> dict[str, LowRank]:
-    """Every leaf of `delta` as factors and a scale alone: ΔW = scale · A B, no offset, no dropout.
+def combine_whole(
+    parts: Sequence[Part], rule: Rule, rank: int, base: Base, leave_out: bool, roles: Any
+) -> Combined:
+    """As `combine`, with every ΔW formed, and what `rule` makes of them cut to `rank`."""
+    gathered = gather(parts, base, rank=rank, leave_out=leave_out, roles=roles)
+    found = {
+        path: cut_sum(updates, gathered.weights, rank, path, rule)
+        for path, updates in gathered.updates.items()
+    }
+    joined = {path: factors for path, (factors, _, _) in found.items()}
+    error = {path: far for path, (_, far, _) in found.items()}
+    return combined(gathered, joined, error, {path: cut for path, (*_, cut) in found.items()}, base)
 
-    Those of PiSSA and OLoRA become factors of twice the rank, see `plain`.
 
-    Raises:
-      LoraxError: the adapter starts from the base and `base` is None.
+def combined(
+    gathered: Gathered,
+    joined: dict[str, Factors],
+    error: dict[str, float],
+    truncation: dict[str, float],
+    base: Base = None,
+) -> Combined:
+    """Factors with scale 1 as an adapter, beside what all parts shared.
+
+    What is shared counts fully, though the weights may say otherwise: the error tells that.
     """
-    offsets = adapter.derive(base, delta) if base is not None else None
-    if base is None and adapter.starts_from_base:
-        raise LoraxError(
-            f"initializer='{adapter.initializer}' counts its factors from the base: pass base="
-        )
-    found = {}
-    for path, factors in delta.items():
-        leaf = LowRank(factors, adapter.scale_of(path), (offsets or {}).get(path))
-        found[path] = LowRank(plain(path, leaf), leaf.scale)
-    return found
+    adapter: Adapter = plain_lora(joined)
+    if not gathered.kept:
+        return Combined(adapter, joined, error, truncation)
+    total = math.fsum(gathered.weights)
+    off = abs(1 - total) / abs(total) if total else math.inf
+    for member, delta in gathered.kept:
+        error |= dict.fromkeys(whole_paths(member, delta, base), off)
+    truncation = dict.fromkeys(error, 0.0) | truncation
+    members, deltas = zip(*gathered.kept, strict=True)
+    return Combined(Chain(adapter, *members), (joined, *deltas), error, truncation)
 
 
-def plain(path: str, leaf: LowRank) -> Factors:
-    """Factors whose product is the whole update of `leaf` but for its scale.
-
-    With an offset, (A0 + A) (B0 + B) - A0 B0, they are A' = [A, A0 + A] and B' = [B0; B]: zero for
-    a delta of zeros, however A0 and B0 were rounded.
-    """
-    factors, start = leaf.factors, leaf.offset
-    if start is None:
-        return factors
-    old = Factors(factors.A, start.B, factors.roles)
-    new = Factors(start.A + factors.A, factors.B, factors.roles)
-    return _side_by_side(path, [old, new])
+def plain_lora(factors: Mapping[str, Factors]) -> LoRA:
+    """The LoRA whose delta `factors` is, with scale 1 at every leaf."""
+    where = {re.escape(p): {"rank": f.rank, "alpha": float(f.rank)} for p, f in factors.items()}
+    most = max(one.rank for one in factors.values())
+    return LoRA(rank=most, alpha=float(most), where=where)
 
 
-def truncate(factors: Factors, rank: int) -> tuple[Factors, jax.Array]:
-    """The best approximation of A B with `rank`, and the relative Frobenius norm of what is lost.
-
-    One matrix of a stack at a time; the second result is over all of them together. Costs
-    O((in + out) R²) for factors of rank R: the product is never formed.
-    """
-    left, values, right = singular_factors(factors)
-    root = jnp.sqrt(values[:, :rank])
-    a, b = left[:, :, :rank] * root[:, None, :], root[:, :, None] * right[:, :rank]
-    whole = jnp.sqrt(jnp.sum(values**2))
-    lost = jnp.sqrt(jnp.sum(values[:, rank:] ** 2)) / jnp.where(whole > 0, whole, 1.0)
-    a_shape, b_shape = (*factors.A.shape[:-1], rank), list(factors.B.shape)
-    b_shape[len(factors.roles.stack)] = rank
-    dtype = factors.A.dtype
-    return Factors(
-        a.reshape(a_shape).astype(dtype), b.reshape(b_shape).astype(dtype), factors.roles
-    ), lost
-
-
-def singular_factors(factors: Factors) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """U (n, in, R), the singular values (n, R), and Vᵀ (n, R, out) of every matrix A B.
-
-    n matrices are stacked (1 if none), R is the smallest of rank, in and out; values are in
-    descending order. In float32 at least.
-    """
-    a, b = matrices(factors)
-    q_a, r_a = jnp.linalg.qr(a)
-    q_b, r_b = jnp.linalg.qr(jnp.swapaxes(b, 1, 2))
-    u, values, vt = jnp.linalg.svd(r_a @ jnp.swapaxes(r_b, 1, 2), full_matrices=False)
-    return q_a @ u, values, vt @ jnp.swapaxes(q_b, 1, 2)
-
-
-def matrices(factors: Factors) -> tuple[jax.Array, jax.Array]:
-    """A as (n, in, r) and B as (n, r, out), in float32 at least."""
-    stacked = len(factors.roles.stack)
-    wide = jnp.promote_types(factors.A.dtype, jnp.float32)
-    count = math.prod(factors.A.shape[:stacked])
-    a = jnp.asarray(factors.A, wide).reshape(count, -1, factors.rank)
-    return a, jnp.asarray(factors.B, wide).reshape(count, factors.rank, -1)
-
-
-def _checked(number: int, part: Any) -> Part:
-    wanted = "expected (adapter, delta, weight)"
-    if not isinstance(part, tuple | list):
-        raise LoraxTypeError(f"part {number} is a {type(part).__name__}: {wanted}")
-    if len(part) == 2:
-        raise LoraxTypeError(f"part {number} has no weight: {wanted}; 1.0 adds it as it is")
-    if len(part) != 3:
-        raise LoraxTypeError(f"part {number} has {len(part)} entries: {wanted}")
-    adapter, delta, weight = part
-    if isinstance(adapter, Chain):
-        raise LoraxTypeError(
-            f"part {number} is of a Chain: expected a LoRA; pass its LoRA member and that member's "
-            "delta, (chain.members[i], delta[i], weight)"
-        )
-    if not isinstance(adapter, LoRA):
-        raise LoraxTypeError(
-            f"part {number} is of a {type(adapter).__name__}: expected a LoRA; other adapters have "
-            "no factors to add"
-        )
-    return adapter, delta, _number(number, weight)
-
-
-def _number(number: int, weight: Any) -> float:
-    if isinstance(weight, str | bytes) or not hasattr(weight, "__float__") or np.ndim(weight):
-        raise LoraxTypeError(
-            f"part {number} has the weight {' '.join(repr(weight).split())[:60]}: expected a "
-            "number, such as 0.5"
-        )
-    value = float(weight)
-    if not math.isfinite(value):
-        raise LoraxError(f"part {number} has the weight {value}: expected a finite number")
-    return value
-
-
-def _weighted(leaf: LowRank, weight: float) -> Factors:
-    factors = leaf.factors
-    return Factors(factors.A, factors.B * (weight * leaf.scale), factors.roles)
-
-
-def _side_by_side(path: str, parts: list[Factors]) -> Factors:
-    """[A₁, A₂, …] and [B₁; B₂; …]: the sum of the products."""
-    roles = parts[0].roles
-    rank_axis = len(roles.stack)
-    shapes = {(part.roles, part.A.shape[:-1], _without(part.B.shape, rank_axis)) for part in parts}
-    if len(shapes) > 1:
-        raise LoraxError(
-            f"'{path}' has another shape or other roles in two of the adapters: expected adapters "
-            "of one model"
-        )
-    a = jnp.concatenate([part.A for part in parts], axis=-1)
-    return Factors(a, jnp.concatenate([part.B for part in parts], axis=rank_axis), roles)
-
-
-def _without(shape: tuple[int, ...], axis: int) -> tuple[int, ...]:
-    return (*shape[:axis], *shape[axis + 1 :])
+def _beside(path: str, updates: Mapping[int, Update], weights: Sequence[float]) -> Factors | None:
+    """The weighted sum as factors, or None if some update has none."""
+    found = []
+    for number, update in updates.items():
+        if not isinstance(update, Factors):
+            return None
+        found.append(Factors(update.A, update.B * weights[number], update.roles))
+    return side_by_side(path, found)

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lorax.adapters.combine import plain, singular_factors
+from lorax.adapters.low_rank import plain, singular_factors
 from lorax.analysis.updates import TINY, as_matrices, lora_members
 from lorax.core import paths
 from lorax.core.adapter import Adapter, Base, Delta, low_rank_leaves, unprepared

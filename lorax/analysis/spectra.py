@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from lorax.adapters.combine import plain_leaves, singular_factors
+from lorax.adapters.low_rank import plain_leaves, singular_factors
 from lorax.analysis.updates import TINY, lora_members
 from lorax.core.adapter import Adapter, Delta
 

@@ -16,8 +16,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lorax.adapters.combine import matrices
 from lorax.adapters.lora import LoRA
+from lorax.adapters.low_rank import matrices
 from lorax.analysis.updates import TINY, lora_members
 from lorax.core.adapter import Adapter, Base, Chain, Delta
 from lorax.core.errors import LoraxError, check_choice

@@ -10,8 +10,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from lorax.adapters.combine import matrices, plain
 from lorax.adapters.lora import LoRA
+from lorax.adapters.low_rank import matrices, plain
 from lorax.core import paths
 from lorax.core.adapter import Adapter, Base, Chain, Delta, check_adapter, unprepared
 from lorax.core.errors import LoraxError, LoraxTypeError

@@ -1,7 +1,7 @@
 """Which pairs and tensors is one of our deltas, module by module? The way out, to `pairs`' way in.
 
 PiSSA and OLoRA count A and B from A0 and B0, which the base decides; their update is written as a
-plain one of rank 2 r (`lorax.adapters.combine.plain`), which needs no change of the base.
+plain one of rank 2 r (`lorax.adapters.low_rank.plain`), which needs no change of the base.
 """
 
 import math
@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from lorax.adapters.bitfit import BitFit
-from lorax.adapters.combine import plain
 from lorax.adapters.full import Full
 from lorax.adapters.lora import LoRA
+from lorax.adapters.low_rank import plain
 from lorax.core import paths
 from lorax.core.adapter import Adapter, Base, Chain, Delta, check_adapter, unprepared
 from lorax.core.errors import LoraxError

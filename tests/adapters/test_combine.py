@@ -1,5 +1,7 @@
 """Weighted sums of adapters are sums of ΔW, and what truncation loses is told."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,45 +10,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import lorax
-from lorax.adapters.combine import combine, truncate
+from lorax.adapters.combine import combine
+from tests.adapters.sums import BASE, ROLES, as_matrices, cut, relative, trained, two, update
 
-BASE = {
-    "query": jax.random.normal(jax.random.key(0), (6, 5)),
-    "heads": jax.random.normal(jax.random.key(1), (4, 2, 3)),
-    "experts": jax.random.normal(jax.random.key(2), (3, 4, 5)),
-}
-ROLES = {
-    "query": lorax.Roles((), (0,), (1,)),
-    "heads": lorax.Roles((), (0,), (1, 2)),
-    "experts": lorax.Roles((0,), (1,), (2,)),
-}
-
-
-def trained(adapter, seed, where=None):
-    """A delta away from its start."""
-    delta = adapter.init(jax.random.key(seed), BASE, ROLES)
-    leaves, tree = jax.tree.flatten(delta)
-    keys = jax.random.split(jax.random.key(seed + 100), len(leaves))
-    moved = [x + jax.random.normal(k, x.shape) for x, k in zip(leaves, keys, strict=True)]
-    return jax.tree.unflatten(tree, moved)
-
-
-def update(adapter, delta, leaf):
-    """ΔW in float64, from the factors alone."""
-    factors = delta[leaf]
-    a, b = np.asarray(factors.A, np.float64), np.asarray(factors.B, np.float64)
-    spelling = {"query": "ir,ro->io", "heads": "ir,rhk->ihk", "experts": "eir,ero->eio"}[leaf]
-    return float(adapter.scale_of(leaf)) * np.einsum(spelling, a, b)
-
-
-def relative(a, b):
-    """Frobenius distance relative to the second."""
-    return np.linalg.norm(a - b) / np.linalg.norm(b)
+HEAD = lorax.Full(where=("query",))
+CHAIN = lorax.Chain(lorax.LoRA(rank=2, where=("heads",)), HEAD)
 
 
 @settings(max_examples=15, deadline=None)
 @given(
-    ranks=st.tuples(st.integers(1, 3), st.integers(1, 3)),
+    ranks=st.sampled_from([(1, 2), (3, 1)]),
     scaling=st.sampled_from(["standard", "rslora"]),
     alpha=st.floats(0.5, 32.0),
     weights=st.tuples(st.floats(-2.0, 2.0), st.floats(0.1, 2.0)),
@@ -93,26 +66,12 @@ def test_adapters_on_different_leaves_are_united():
 def test_truncation_is_the_best_of_its_rank_and_tells_its_error(leaf):
     adapter = lorax.LoRA(rank=3, where=(leaf,))
     parts = [(adapter, trained(adapter, seed), 1.0) for seed in (1, 2)]
-    exact, cut = combine(parts), combine(parts, rank=2)
-    whole, approximate = (
-        update(exact.adapter, exact.delta, leaf),
-        update(cut.adapter, cut.delta, leaf),
-    )
-    roles = ROLES[leaf]
-    n, fan_in, fan_out = roles.matrix(BASE[leaf].shape)
-    values = np.linalg.svd(whole.reshape(n, fan_in, fan_out), compute_uv=False)
-    optimum = np.sqrt((values[:, 2:] ** 2).sum() / (values**2).sum())
-    assert cut.error[leaf] == pytest.approx(optimum, rel=1e-4)
-    assert relative(approximate, whole) == pytest.approx(optimum, rel=1e-4)
-    assert cut.delta[leaf].rank == 2
-
-
-def test_truncation_to_the_full_rank_loses_nothing():
-    adapter = lorax.LoRA(rank=2, where=("query",))
-    delta = trained(adapter, 1)
-    same, lost = truncate(delta["query"], 2)
-    np.testing.assert_allclose(same.A @ same.B, delta["query"].A @ delta["query"].B, rtol=1e-4)
-    assert float(lost) == 0.0
+    exact, short = combine(parts), combine(parts, rank=2)
+    whole, got = (update(one.adapter, one.delta, leaf) for one in (exact, short))
+    optimum = relative(cut(as_matrices(whole, leaf), 2), as_matrices(whole, leaf))
+    assert short.error[leaf] == short.truncation[leaf] == pytest.approx(optimum, rel=1e-4)
+    assert relative(got, whole) == pytest.approx(optimum, rel=1e-4)
+    assert short.delta[leaf].rank == 2
 
 
 @pytest.mark.parametrize("initializer", ["pissa", "olora"])
@@ -131,12 +90,13 @@ def test_mistakes():
     delta = trained(adapter, 1)
     with pytest.raises(lorax.LoraxError, match="nothing to combine"):
         combine([])
-    with pytest.raises(lorax.LoraxError, match="rank is 0"):
-        combine([(adapter, delta, 1.0)], rank=0)
+    for rank in (0, "2"):
+        with pytest.raises(lorax.LoraxError, match="rank is .*: expected"):
+            combine([(adapter, delta, 1.0)], rank=rank)
     whole = (adapter, delta, 1.0)
     wrong = {
-        "part 0 is of a Full: expected a LoRA": (lorax.Full(), delta, 1.0),
-        "part 0 is of a Chain.*LoRA member": (lorax.Chain(adapter), (delta,), 1.0),
+        "part 0 has a Full, which has no factors.*base= and rank=": (lorax.Full(), delta, 1.0),
+        "delta of a Chain of 1 is a dict": (lorax.Chain(adapter), delta, 1.0),
         "part 0 is of a dict": (delta, adapter, 1.0),
         "part 0 has no weight.*1.0 adds it": (adapter, delta),
         "part 0 has 4 entries": (*whole, 1),
@@ -157,3 +117,71 @@ def test_mistakes():
     other = {"query": lorax.Factors(jnp.ones((7, 2)), jnp.ones((2, 5)), ROLES["query"])}
     with pytest.raises(lorax.LoraxError, match="'query' has another shape"):
         combine([(adapter, delta, 1.0), (adapter, other, 1.0)])
+
+
+def test_a_rank_above_that_of_the_matrices_keeps_all():
+    (first, delta), (second, other) = two()
+    exact = combine([(first, delta, 1.0), (second, other, 1.0)])
+    short = combine([(first, delta, 1.0), (second, other, 1.0)], rank=4)
+    assert short.delta["heads"].rank == 4 < exact.delta["heads"].rank
+    for one in (exact, short):
+        assert one.error["heads"] == pytest.approx(0.0, abs=1e-6)
+    assert relative(*(update(o.adapter, o.delta, "heads") for o in (short, exact))) < 1e-5
+
+
+def test_one_part_with_weight_one_is_itself_and_a_negative_weight_takes_it_away():
+    adapter = CHAIN.members[0]
+    delta = trained(adapter, 3)
+    same = combine([(adapter, delta, 1.0)])
+    assert relative(update(same.adapter, same.delta, "heads"), update(adapter, delta, "heads")) == 0
+    away = combine([(adapter, delta, 1.0), (same.adapter, same.delta, -1.0)])
+    np.testing.assert_allclose(update(away.adapter, away.delta, "heads"), 0, atol=1e-6)
+    assert away.error == {"heads": 0.0}
+
+
+def test_members_of_a_chain_are_added_and_a_head_they_share_stays():
+    (low, head), other = trained(CHAIN, 1), trained(CHAIN, 2)[0]
+    mixed = combine([(CHAIN, (low, head), 0.75), (CHAIN, (other, head), 0.25)])
+    assert mixed.adapter.members[1] == HEAD and mixed.delta[1] is head
+    lora, member = mixed.adapter.members[0], CHAIN.members[0]
+    want = 0.75 * update(member, low, "heads") + 0.25 * update(member, other, "heads")
+    assert relative(update(lora, mixed.delta[0], "heads"), want) < 1e-6
+    assert mixed.error == {"heads": 0.0, "query": 0.0}
+    merged = mixed.adapter.merge(BASE, mixed.delta)
+    np.testing.assert_array_equal(merged["query"], head["query"])
+    twice = combine([(CHAIN, (low, head), 2.0)])  # the head counts once: the error says so
+    assert twice.error["query"] == 0.5 and twice.truncation["query"] == 0.0
+    none = combine([(CHAIN, (low, head), 1.0), (CHAIN, (other, head), -1.0)])
+    assert none.error["query"] == math.inf
+
+
+def test_heads_that_differ_are_refused_left_out_or_cut():
+    one, two = trained(CHAIN, 1), trained(CHAIN, 2)
+    parts = [(CHAIN, one, 0.5), (CHAIN, two, 0.5)]
+    with pytest.raises(lorax.LoraxError, match="part 0 has a Full, .*leave_out=True") as caught:
+        combine(parts)
+    assert "\n" not in str(caught.value)
+    assert set(combine(parts, leave_out=True).delta) == {"heads"}
+    whole = combine(parts, base=BASE, rank=2)
+    delta = sum(np.asarray(d[1]["query"]) for d in (one, two)) / 2 - np.asarray(BASE["query"])
+    optimum = relative(cut(delta[None], 2)[0], delta)
+    assert whole.error["query"] == pytest.approx(optimum, rel=1e-4)
+    merged = whole.adapter.merge(BASE, whole.delta)["query"] - BASE["query"]
+    assert relative(merged, delta) == pytest.approx(optimum, rel=1e-4)
+
+
+def test_what_was_trained_whole_is_cut_to_a_rank_or_told_why_not():
+    adapter = lorax.Full(where=("experts",))
+    delta = trained(adapter, 1)
+    with pytest.raises(lorax.LoraxError, match="'experts' of shape .* no matrix.*roles="):
+        combine([(adapter, delta, 1.0)], base=BASE, rank=2)
+    found = combine([(adapter, delta, -1.0)], base=BASE, rank=2, roles=ROLES)
+    want = np.asarray(BASE["experts"]) - np.asarray(delta["experts"])
+    got = update(found.adapter, found.delta, "experts")
+    np.testing.assert_allclose(got, cut(want, 2), atol=1e-4)
+    bias = lorax.BitFit(where=("b",))
+    base = {"b": jnp.zeros(3)}
+    with pytest.raises(lorax.LoraxError, match="'b' of shape .* no matrix"):
+        combine([(bias, bias.init(jax.random.key(0), base), 1.0)], base=base, rank=1)
+    with pytest.raises(lorax.LoraxError, match="a leaf with factors"):
+        combine([(adapter, delta, 1.0)], leave_out=True)
