@@ -11,6 +11,7 @@ import importlib
 import types
 
 from lorax.adapters.bitfit import BitFit
+from lorax.adapters.dora import DoRA
 from lorax.adapters.full import Full
 from lorax.adapters.lora import LoRA
 from lorax.adapters.subspace import Subspace
@@ -31,6 +32,7 @@ __all__ = [
     "Adapter",
     "BitFit",
     "Chain",
+    "DoRA",
     "Factors",
     "Full",
     "Learnt",

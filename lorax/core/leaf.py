@@ -21,8 +21,9 @@ class Roles:
       kind: "dot", "conv", "gather" (a lookup), "other" (no product), "unused" or "ambiguous".
       why: for an ambiguous leaf, the uses that disagree.
       batched: those of `stack` that one product enumerates (experts); the layers of a scan are not.
+      tied: whether a leaf that is looked up is also contracted the other way round.
 
-    `kind`, `why` and `batched` say where the roles come from; equality and hash ignore them.
+    `kind` and what follows it say where the roles come from; equality and hash ignore them.
     """
 
     stack: tuple[int, ...]
@@ -31,6 +32,7 @@ class Roles:
     kind: str = dataclasses.field(default="dot", compare=False)
     why: str = dataclasses.field(default="", compare=False)
     batched: tuple[int, ...] = dataclasses.field(default=(), compare=False)
+    tied: bool = dataclasses.field(default=False, compare=False)
 
     def check(self, path: str, shape: Sequence[int]) -> None:
         """Raises LoraxError unless the three groups are a partition of the axes of `shape`."""

@@ -190,9 +190,9 @@ def ragged_dot_general(ctx: Any, eqn: _jax.Equation, values: Values) -> list[Any
         return None
     (out,) = {0, 1, 2} - {*groups, *contracting[1]}
     ctx.record(leaf, eqn, stack=groups, inputs=contracting[1], outputs=(out,))
-    if leaf.gain is not None:
-        return None
     group, summed, free = (leaf.axes[i] for i in (*groups, *contracting[1], out))
+    if leaf.gain is not None and (p["group_offset"] or not set(leaf.gain[1]) <= {group, free}):
+        return None
     y = base_product(eqn, values, [("x", 0), free])
     options = {"precision": p["precision"], "group_offset": p["group_offset"]}
     inner = lax.RaggedDotDimensionNumbers(
@@ -212,6 +212,11 @@ def ragged_dot_general(ctx: Any, eqn: _jax.Equation, values: Values) -> list[Any
         y = y + lax.ragged_dot_general(
             small, b.astype(small.dtype), sizes, inner, **options, preferred_element_type=y.dtype
         )
+    if leaf.gain is not None:
+        of_group = along(leaf.gain, (group, free), y.dtype)
+        if len(of_group) > 1:  # not one gain for all
+            of_group = jnp.repeat(of_group, sizes, axis=0, total_repeat_length=len(y))
+        y = y * of_group
     return [y.astype(_jax.out_dtype(eqn))]
 
 

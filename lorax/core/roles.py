@@ -90,7 +90,9 @@ def resolve(uses: Sequence[Use], ndim: int) -> Roles:
         why = f"{products[0].primitive} has {_text(found[0])}, which is no partition of {ndim} axes"
         return Roles(stack, inputs, outputs, "ambiguous", why)
     batched = tuple(sorted(frozenset[int]().union(*(use.batched for use in products))))
-    return Roles(stack, inputs, outputs, kind, batched=batched)
+    return Roles(
+        stack, inputs, outputs, kind, batched=batched, tied=any(axes != found[0] for axes in found)
+    )
 
 
 def _axes(use: Use, ndim: int) -> tuple[frozenset[int], frozenset[int], frozenset[int]]:
