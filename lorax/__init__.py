@@ -11,8 +11,13 @@ import importlib
 import types
 
 from lorax.adapters.bitfit import BitFit
+from lorax.adapters.bottleneck import Bottleneck
 from lorax.adapters.full import Full
 from lorax.adapters.lora import LoRA
+from lorax.adapters.p_tuning import PTuning
+from lorax.adapters.prefix_layer import PrefixLayer
+from lorax.adapters.prefix_tuning import PrefixTuning
+from lorax.adapters.prompt_tuning import PromptTuning
 from lorax.adapters.subspace import Subspace
 from lorax.core.adapter import Adapter, Chain, Prepared, from_dict, from_json
 from lorax.core.engine import Adapted, adapt
@@ -30,6 +35,7 @@ __all__ = [
     "Adapted",
     "Adapter",
     "BitFit",
+    "Bottleneck",
     "Chain",
     "Factors",
     "Full",
@@ -39,7 +45,11 @@ __all__ = [
     "LoraxTypeError",
     "LoraxWarning",
     "LowRank",
+    "PTuning",
+    "PrefixLayer",
+    "PrefixTuning",
     "Prepared",
+    "PromptTuning",
     "Report",
     "Rescaled",
     "Roles",
