@@ -10,7 +10,7 @@ from lorax.adapters import places
 from lorax.adapters.beside import Beside
 from lorax.adapters.starts import Start, check_arrays, count, draw, wide
 from lorax.core import paths
-from lorax.core.adapter import Base, Delta
+from lorax.core.adapter import Adapter, Base, Delta
 from lorax.core.errors import LoraxError
 from lorax.core.leaf import Roles
 from lorax.core.where import check_order, check_paths, check_patterns, check_used
@@ -27,7 +27,7 @@ _DEVIATION = 0.01
 
 
 @dataclasses.dataclass(frozen=True)
-class Bottleneck(Beside):
+class Bottleneck(Beside, Adapter):
     """A bottleneck after some products: y becomes y + relu(y Down + b) Up + c.
 
     No parameter changes: `merge` adds the collection "additions". The delta is

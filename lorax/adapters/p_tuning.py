@@ -10,7 +10,7 @@ from lorax.adapters import places
 from lorax.adapters.beside import Beside
 from lorax.adapters.networks import dense, dense_starts, lstm, lstm_starts
 from lorax.adapters.starts import Start, check_arrays, count, draw, wide
-from lorax.core.adapter import Base, Delta
+from lorax.core.adapter import Adapter, Base, Delta
 from lorax.core.errors import check_choice
 from lorax.core.leaf import Roles
 
@@ -18,7 +18,7 @@ ENCODERS = ("mlp", "lstm")
 
 
 @dataclasses.dataclass(frozen=True)
-class PTuning(Beside):
+class PTuning(Beside, Adapter):
     """Virtual tokens before every row, made by an encoder from embeddings that learn with it.
 
     No parameter changes: `merge` adds the collection "additions". The delta maps "embedding"

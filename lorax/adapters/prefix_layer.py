@@ -9,12 +9,12 @@ import jax
 from lorax.adapters import places
 from lorax.adapters.beside import Beside
 from lorax.adapters.starts import Start, check_arrays, count, draw, wide
-from lorax.core.adapter import Base, Delta
+from lorax.core.adapter import Adapter, Base, Delta
 from lorax.core.leaf import Roles
 
 
 @dataclasses.dataclass(frozen=True)
-class PrefixLayer(Beside):
+class PrefixLayer(Beside, Adapter):
     """Trains what virtual tokens are where they enter each layer, in place of what was computed.
 
     No parameter changes: `merge` adds the collection "additions". The delta is

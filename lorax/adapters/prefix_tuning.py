@@ -11,7 +11,7 @@ from lorax.adapters import places
 from lorax.adapters.beside import Beside
 from lorax.adapters.networks import dense, dense_starts
 from lorax.adapters.starts import Start, check_arrays, count, draw, wide
-from lorax.core.adapter import Base, Delta
+from lorax.core.adapter import Adapter, Base, Delta
 from lorax.core.errors import check_choice
 from lorax.core.leaf import Roles
 
@@ -19,7 +19,7 @@ INITIALIZERS = ("random", "zero")
 
 
 @dataclasses.dataclass(frozen=True)
-class PrefixTuning(Beside):
+class PrefixTuning(Beside, Adapter):
     """Trains keys and values that stand before those of the tokens, in every layer.
 
     No parameter changes: `merge` adds the collection "additions". A row of the prefix holds all

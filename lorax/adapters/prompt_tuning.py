@@ -12,7 +12,7 @@ from lorax.adapters import places
 from lorax.adapters.beside import Beside
 from lorax.adapters.starts import Start, check_arrays, count, draw, wide
 from lorax.core import paths
-from lorax.core.adapter import Base, Delta
+from lorax.core.adapter import Adapter, Base, Delta
 from lorax.core.errors import LoraxError, LoraxTypeError, check_choice
 from lorax.core.leaf import Roles
 from lorax.core.packed import formed
@@ -23,7 +23,7 @@ _PLACES = {"prompt": "additions/embeddings", "infix": "additions/infix"}
 
 
 @dataclasses.dataclass(frozen=True)
-class PromptTuning(Beside):
+class PromptTuning(Beside, Adapter):
     """Trains the embeddings of virtual tokens: before every row, and at marked places inside.
 
     No parameter changes: `merge` adds the collection "additions". The delta is
