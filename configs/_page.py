@@ -109,7 +109,9 @@ def _data() -> dict:
         "retention_characters": 0,  # of it, where it is text; 0 for all
         "split": (0.8, 0.1, 0.1),  # of train, where validation is empty
         "columns": {"text": "text", "pair": "", "label": "label", "prompt": "", "response": ""},
-        "labels": (),  # names of classes, in order; empty: as the format or the data say
+        # names of classes, in order; empty: as the format or the data say; of a completion, what
+        # it is chosen from
+        "labels": (),
         "template": "alpaca",  # of instructions
         "length": 128,  # tokens of a row
         "too_long": "error",  # a longer example: error, cut or skip
@@ -162,6 +164,7 @@ def _eval() -> dict:
         "every": 0,  # updates between evaluations; the last update has one too
         "batch": 0,  # 0: as in training
         "limit": 0,  # held-out examples; 0 for all
+        "by_item": False,  # also record the number of each item of the test part
         "generate": 0,  # prompts continued at the end, and scored; -1 for all
         "beams": 1,
         "length_penalty": 1.0,

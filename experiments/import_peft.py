@@ -20,7 +20,7 @@ def verb(flags: argparse.Namespace) -> None:
     _flags.check_out(flags, JSON_NAME)
     loaded = _flags.load_model(flags)
     adapter, delta = peft.load(flags.adapter, loaded)
-    save_adapter(flags.out, adapter, delta, overwrite=flags.overwrite)
+    save_adapter(flags.out, adapter, delta, base=loaded.base, overwrite=flags.overwrite)
     print(adapter_table(adapter, delta, loaded.base))
     print(f"\nAdapter: {flags.out}")
 

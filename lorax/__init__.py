@@ -11,9 +11,14 @@ import importlib
 import types
 
 from lorax.adapters.bitfit import BitFit
+from lorax.adapters.bottleneck import Bottleneck
 from lorax.adapters.dora import DoRA
 from lorax.adapters.full import Full
 from lorax.adapters.lora import LoRA
+from lorax.adapters.p_tuning import PTuning
+from lorax.adapters.prefix_layer import PrefixLayer
+from lorax.adapters.prefix_tuning import PrefixTuning
+from lorax.adapters.prompt_tuning import PromptTuning
 from lorax.adapters.subspace import Subspace
 from lorax.core.adapter import Adapter, Chain, Prepared, from_dict, from_json
 from lorax.core.engine import Adapted, adapt
@@ -31,6 +36,7 @@ __all__ = [
     "Adapted",
     "Adapter",
     "BitFit",
+    "Bottleneck",
     "Chain",
     "DoRA",
     "Factors",
@@ -41,7 +47,11 @@ __all__ = [
     "LoraxTypeError",
     "LoraxWarning",
     "LowRank",
+    "PTuning",
+    "PrefixLayer",
+    "PrefixTuning",
     "Prepared",
+    "PromptTuning",
     "Report",
     "Rescaled",
     "Roles",

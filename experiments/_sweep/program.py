@@ -13,9 +13,14 @@ from lorax.adapters.lora_init import DECOMPOSITIONS
 TRACED = ("learning_rate", "weight_decay", "b1", "b2", "eps", "loraplus")
 """Fields of `config.optimizer` that may differ between units of a program."""
 
+PADDED = tuple(
+    f"adapter.{name}"
+    for name in ("rank", "alpha", "scaling", "initializer", "init_scale", "dropout")
+)
+"""Fields that may differ between units of LoRA: `Padded` has them beside A and B."""
+
 FREE = (
-    *(f"adapter.{name}" for name in ("rank", "alpha", "scaling", "initializer", "init_scale")),
-    "adapter.dropout",
+    *PADDED,
     *(f"optimizer.{name}" for name in TRACED),
     *(f"seed.{name}" for name in ("init", "data", "dropout", "sample")),
 )
@@ -40,6 +45,8 @@ def program_of(config: Any) -> str:
         base_of(config),
     ]
     for name in FREE:
+        if name in PADDED and fields["adapter"].get("adapter") != "LoRA":
+            continue  # of any other adapter all units of a program have the same one
         *parts, last = name.split(".")
         node = fields
         for part in parts:

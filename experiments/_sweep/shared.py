@@ -69,6 +69,7 @@ class Shared:
 
     Attributes:
       setting: of the first unit, the base drawn or trained.
+      base: with what the units' adapter derives from it, where that is the same in all of them.
       mark: the fingerprint of the base.
       rows: of a unit's batch that one product sees: tokens, or examples of a model of images.
     """
@@ -84,10 +85,10 @@ class Shared:
             self._made = folder / "bases" / base_of(setting.config)
             _ = setting.before  # its mistakes write nothing
         self.setting = self._with_base(setting)
-        self.base = self.setting.subject.base
-        self.mark = fingerprint(self.base)
+        self._plain = self.setting.subject.base
+        self.mark = fingerprint(self._plain)
         example = jnp.zeros(setting.example.shape, setting.example.dtype)
-        self._roles = lorax.roles(setting.fn, self.base, example)
+        self._roles = lorax.roles(setting.fn, self._plain, example)
         adapters = [one.adapter for one in self._settings.values()]
         self._drops = any(_drops(adapter) for adapter in adapters)
         self._traced = differing(units)
@@ -98,6 +99,8 @@ class Shared:
         with warnings.catch_warnings(record=True) as noticed:
             warnings.simplefilter("always", LoraxWarning)
             self.state_shapes, self.number_shapes = self._shapes()
+        shapes = PaddedDelta(self.state_shapes.delta, {}, {}, {})
+        self.base = self._padded.prepare(self._plain, shapes)
         for text in dict.fromkeys([*setting.data.notes, *(str(one.message) for one in noticed)]):
             say(text)
         part = setting.config.train
@@ -121,7 +124,7 @@ class Shared:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", LoraxWarning)  # told when the program was opened
             delta = method.first_delta(
-                config, setting.fn, setting.adapter, self.base, None, self._roles
+                config, setting.fn, setting.adapter, self._plain, None, self._roles
             )
         numbers = self._numbers(setting, delta)
         whole = pad(numbers, self.number_shapes)
@@ -167,7 +170,7 @@ class Shared:
             tx, _ = method.make_optimizer(setting.config.optimizer, setting.steps)
 
             def first(key: jax.Array, setting: Setting = setting, tx: Any = tx) -> Any:
-                delta = setting.adapter.init(key, self.base, self._roles)
+                delta = setting.adapter.init(key, self._plain, self._roles)
                 return init_state(delta, tx, key), self._numbers(setting, delta)
 
             if setting.adapter not in found:
@@ -176,7 +179,7 @@ class Shared:
 
     def _numbers(self, setting: Setting, delta: Any) -> Numbers:
         part = setting.config.optimizer
-        whole = with_numbers(setting.adapter, self.base, delta, dropout=self._drops)
+        whole = with_numbers(setting.adapter, self._plain, delta, dropout=self._drops)
         traced = {name: jnp.asarray(float(part[name])) for name in self._traced}
         return {"adapter": dataclasses.replace(whole, delta=None), "optimizer": traced}
 

@@ -16,6 +16,10 @@ from lorax.core.errors import LoraxError, LoraxTypeError
 LONGEST = 200
 """Bytes of a unit's name: file systems end at 255, and files are written beside it first."""
 
+WHOLE = "adapter"
+"""The part of a config that a point may set as a whole, `{"adapter": label("DoRA", {...})}`: fields
+of one method are none of another."""
+
 _SHORT_OF = {full[0]: short for short, full in SHORT.items() if len(full) == 1}
 _SAFE = r"[\w.,+=-]+"
 _KINDS = {int: "an integer", float: "a number", bool: "a boolean", str: "a text", tuple: "a tuple"}
@@ -162,6 +166,9 @@ def _set(config: Any, field: str, value: Any) -> Any:
                 near = f": the page's adapter is {node.adapter}, which has none"
             raise LoraxError(f"the sweep sets '{field}', but '{walked}' has no '{part}'{near}")
         node, parent, walked = node[part], node, f"{walked}.{part}"
+    if field == WHOLE and isinstance(value, Mapping):
+        setattr(config, field, ConfigDict(dict(value)))
+        return config[field].to_dict()
     if isinstance(node, ConfigDict):
         raise LoraxError(
             f"the sweep sets '{field}', which is no field but has some: write "
@@ -232,7 +239,10 @@ def _check_different(units: Sequence[Unit]) -> None:
 def _check_kept(units: Sequence[Unit], overrides: Mapping[str, Any]) -> None:
     """An override of the command line that the sweep puts another value over everywhere."""
     for field, value in overrides.items():
-        if all(field in unit.overrides and unit.overrides[field] != value for unit in units):
+        whole = field.partition(".")[0]  # set with all of its fields
+        if all(
+            whole in unit.overrides or unit.overrides.get(field, value) != value for unit in units
+        ):
             raise UsageError(
                 f"--config.{field}={value} has no effect, as the sweep sets {field} in every unit "
                 "to other values: leave it out, or choose another --sweep"

@@ -55,7 +55,9 @@ def _pretrained(setting: Setting, subject: Subject, folder: pathlib.Path, stop: 
     return adapter.merge(subject.base, layout.place(delta, layout.delta(delta, subject.base)))
 
 
-def save(folder: pathlib.Path, adapter: lorax.Adapter, delta: Any, layout: Layout) -> None:
-    """The adapter in `folder`, when all processes have come here."""
-    save_adapter(folder, adapter, layout.whole(delta), overwrite=True)
+def save(
+    folder: pathlib.Path, adapter: lorax.Adapter, delta: Any, layout: Layout, base: Any = None
+) -> None:
+    """The adapter in `folder`, with the fingerprint of its base, when all processes are here."""
+    save_adapter(folder, adapter, layout.whole(delta), base=base, overwrite=True)
     meet("adapter")

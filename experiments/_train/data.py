@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from experiments._train.choices import as_completions, chosen, endless, make_choices
 from experiments._train.model import IMAGES
 from experiments._train.scoring import LANGUAGE, METRICS, Held
 from lorax.core.errors import LoraxError, check_choice
@@ -114,7 +115,7 @@ def make_data(config: Any, found: Read, tokenizer: Any, rows: tuple[int, int] = 
     data = config.data
     check_choice("config.data.packing", data.packing, PACKINGS)
     encoded = {
-        name: _encode(config, name, split, tokenizer) for name, split in found.splits.items()
+        name: _encode(config, name, split.rows, tokenizer) for name, split in found.splits.items()
     }
     order = _order(config, encoded["train"].examples)
     pad = getattr(tokenizer, "pad", None) or 0
@@ -155,12 +156,14 @@ def _read(config: Any, path: str, split: str, labels: Sequence[str] = ()) -> Rec
             f"config.data.{split} is empty: expected a path; set --config.data.{split}"
         )
     images = config.model.family in IMAGES and not config.model.source
+    task = "classification" if chosen(config) else data.task
     with _fields():
-        return read(
-            data.format, split if toy else path, task=data.task, columns=data.columns.to_dict(),
+        found = read(
+            data.format, split if toy else path, task=task, columns=data.columns.to_dict(),
             labels=labels or _names(data.labels), name="images" if toy and images else data.name,
             template=data.template, on_bad_row=data.on_bad_row,
         )  # fmt: skip
+    return as_completions(found, data.too_long) if chosen(config) else found
 
 
 def _names(labels: Sequence[str]) -> tuple[str, ...]:
@@ -211,11 +214,13 @@ def _retention(config: Any) -> Records:
     return dataclasses.replace(found, rows=[{"text": text, "where": data.retention}])
 
 
-def _encode(config: Any, name: str, split: Records, tokenizer: Any) -> Encoded:
+def _encode(config: Any, name: str, rows: Sequence[Any], tokenizer: Any) -> Encoded:
     data = config.data
     task = "language" if name == "retention" else data.task
+    if task == "completion" and chosen(config):
+        tokenizer = endless(tokenizer)
     with _fields():
-        return encode(split.rows, tokenizer, task=task, length=data.length, too_long=data.too_long)
+        return encode(rows, tokenizer, task=task, length=data.length, too_long=data.too_long)
 
 
 @contextlib.contextmanager
@@ -251,12 +256,22 @@ def _held(
 ) -> Held:
     """Spread over all of it where `config.eval.limit` cuts it short."""
     examples, limit = encoded.examples, config.eval.limit
-    size: int | None = encoded.bytes or None
+    rows, size = split.rows, encoded.bytes or None
     if limit and limit < len(examples):
         examples = [examples[i * len(examples) // limit] for i in range(limit)]
-        size = None
+        rows, size = [rows[i * len(rows) // limit] for i in range(limit)], None
         if isinstance(tokenizer, ByteTokenizer) and tokenizer.eos is None:
             size = sum(int(example.mask.sum()) for example in examples)
+    batched = lambda examples: _batches(config, examples, pad)
+    choices = None
+    if chosen(config) and name != "retention":
+        whole = lambda rows: batched(_encode(config, name, rows, tokenizer).examples)
+        choices = make_choices(rows, split.labels, whole)
+    return Held(name, examples, batched(examples), split.rows, size, choices)
+
+
+def _batches(config: Any, examples: Sequence[Example], pad: int) -> list[Any]:
+    """All of them, in their order, the last batch filled up."""
     tokens = 0
     if examples[0].tokens.ndim == 1:
         longest = max(len(example.tokens) for example in examples)
@@ -264,8 +279,7 @@ def _held(
     batch = config.eval.batch or config.train.batch
     order = Sequential(examples=len(examples), batch=batch, tokens=tokens)
     pipeline = Pipeline(examples, order, pad=pad)
-    batches = [pipeline[step] for step in range(len(pipeline))]
-    return Held(name, examples, batches, split.rows, size)
+    return [pipeline[step] for step in range(len(pipeline))]
 
 
 def _notes(

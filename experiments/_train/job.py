@@ -65,8 +65,9 @@ def make_program(setting: Setting, adapter: lorax.Adapter, stop: Stop) -> traini
     """The program of a setting under `adapter`, and its measure, compiled once a shape."""
     apply = lorax.adapt(setting.fn, adapter)
     measure = scoring.make_measure(
-        setting.config.data.task, apply, setting.metrics, stop.check, setting.layout
-    )
+        setting.config.data.task, apply, setting.metrics, stop.check, setting.layout,
+        items=setting.config.eval.by_item,
+    )  # fmt: skip
     return training.Adapted(apply, measure, lambda delta: delta)
 
 

@@ -147,9 +147,17 @@ def finish(setting: Setting, job: training.Job, trained: training.Trained, stop:
     frozen = {k.removeprefix("base/"): v for k, v in result.items() if k.startswith("base/")}
     result |= scoring.forgotten(result, frozen)
     result |= _texts(setting, job, trained, stop)
-    save(job.workdir / "adapter", setting.adapter, trained.delta, setting.layout)
+    # of the frozen base they are not kept
+    items = {name: result.pop(name) for name in list(result) if name.endswith(f"/{scoring.ITEMS}")}
+    save(
+        job.workdir / "adapter", setting.adapter, trained.delta, setting.layout,
+        setting.subject.base,
+    )  # fmt: skip
     if jax.process_index() == 0:
         with MetricsWriter(job.workdir / training.METRICS) as writer:
+            for name, found in items.items():
+                if not name.startswith("base/"):
+                    writer.write(run=job.label, step=setting.steps, kind="items", of=name, **found)
             writer.write(
                 run=job.label, step=setting.steps, kind="result",
                 trainable=_size(trained.delta), total=_numbers(setting.subject.base),

@@ -1,6 +1,7 @@
 """What is measured on held-out data? The numbers of each task, and what answers are worth."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -8,11 +9,13 @@ import jax
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
+from experiments._train.choices import Choices, likeliest
 from lorax.data.batch import Batch
 from lorax.data.example import Example
 from lorax.evaluation import scores
 from lorax.evaluation.examples import make_evaluate_examples
-from lorax.evaluation.language import make_evaluate_language
+from lorax.evaluation.language import make_evaluate_language, told_of
+from lorax.evaluation.rows import Rows, make_evaluate_rows
 from lorax.parallel.layout import Layout, single
 
 LANGUAGE = ("language", "completion")
@@ -21,7 +24,10 @@ LANGUAGE = ("language", "completion")
 METRICS = {"classification": ("accuracy",), "regression": ("pearson", "spearman")}
 """Where the data set does not say what it is scored by."""
 
-Numbers = dict[str, float]
+ITEMS = "items"
+"""Among the numbers of the test part, those of each of its rows."""
+
+Numbers = dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,6 +40,7 @@ class Held:
       batches: all of it, the last one filled up.
       records: what was read.
       size: bytes of text that the targets stand for; None where that is not known.
+      choices: where rows are answered by the name of a class.
     """
 
     name: str
@@ -41,6 +48,7 @@ class Held:
     batches: Sequence[Batch]
     records: Sequence[Mapping[str, Any]]
     size: int | None = None
+    choices: Choices | None = None
 
 
 Measure = Callable[[Held, Any, Any], Numbers]
@@ -52,6 +60,8 @@ def make_measure(
     metrics: Sequence[str],
     check: Callable[[], None],
     layout: Layout | None = None,
+    *,
+    items: bool = False,
 ) -> Measure:
     """`measure(held, base, delta) -> {"validation/loss": ...}`, compiled once a shape of batch.
 
@@ -61,31 +71,88 @@ def make_measure(
       metrics: of classification and regression, names of `lorax.evaluation.scores`.
       check: called between batches; what it raises ends the evaluation.
       layout: of base and delta; the rows of a batch are dealt to its devices where they divide.
+      items: whether "test/items" is among the numbers of the test part: {"number": "loss", say,
+        "sums": [...], "counts": [...]}, by which one row is compared with that of another model;
+        the number itself is the sum of `sums` over that of `counts`.
     """
-    apply = _dealt(layout or single(), apply, together=task not in LANGUAGE)
-    if task in LANGUAGE:
-        language = make_evaluate_language(apply)
+    layout, language = layout or single(), task in LANGUAGE
+    make = _make_language if language else functools.partial(_make_answers, metrics=metrics)
+    measured = make(_dealt(layout, apply, together=not language), check=check)
+    by_row = make_evaluate_rows(_dealt(layout, apply, together=True)) if language else None
 
-        def numbers(held: Held, base: Any, delta: Any) -> Numbers:
-            found = language(held.batches, base, delta, size=held.size, check=check)
-            return {name: value for name, value in found.items() if name != "tokens"}
-    else:
-        answers = make_evaluate_examples(apply)
+    def measure(held: Held, base: Any, delta: Any) -> Numbers:
+        each = items and held.name == "test"
+        if by_row is None or not (held.choices or each):
+            found = measured(held, base, delta)
+        elif held.choices:
+            found = _of_choices(by_row, held, held.choices, base, delta, check)
+        else:
+            found = _of_rows(by_row(held.batches, base, delta, check=check), held.size)
+        if not each:
+            found.pop(ITEMS, None)
+        return {f"{held.name}/{name}": value for name, value in found.items()}
 
-        def numbers(held: Held, base: Any, delta: Any) -> Numbers:
-            found = answers(held.batches, base, delta, check=check)
-            named = scores.task_scores(metrics, found.predictions, found.labels)
-            return {"loss": found.loss, **named}
-
-    return lambda held, base, delta: _prefixed(held.name, numbers(held, base, delta))
+    return measure
 
 
 def numbers_of(task: str, metrics: Sequence[str], held: Held) -> list[str]:
     """The names of what `make_measure` tells of a held-out set."""
     if task not in LANGUAGE:
         return [f"{held.name}/{name}" for name in ("loss", *metrics)]
-    sized = ("bits_per_byte",) if held.size else ()
-    return [f"{held.name}/{name}" for name in ("loss", "perplexity", *sized)]
+    sized = ("bits_per_byte",) if held.size and not held.choices else ()
+    chosen = ("accuracy",) if held.choices else ()
+    return [f"{held.name}/{name}" for name in ("loss", "perplexity", *sized, *chosen)]
+
+
+def _make_language(apply: Callable[..., Any], check: Callable[[], None]) -> Measure:
+    language = make_evaluate_language(apply)
+
+    def numbers(held: Held, base: Any, delta: Any) -> Numbers:
+        found = language(held.batches, base, delta, size=held.size, check=check)
+        return {name: value for name, value in found.items() if name != "tokens"}
+
+    return numbers
+
+
+def _make_answers(
+    apply: Callable[..., Any], check: Callable[[], None], metrics: Sequence[str]
+) -> Measure:
+    answers = make_evaluate_examples(apply)
+
+    def numbers(held: Held, base: Any, delta: Any) -> Numbers:
+        found = answers(held.batches, base, delta, check=check)
+        named = scores.task_scores(metrics, found.predictions, found.labels)
+        each = _items("accuracy", found.predictions == found.labels)
+        return {"loss": found.loss, **named, **(each if "accuracy" in named else {})}
+
+    return numbers
+
+
+def _of_rows(found: Rows, size: int | None) -> Numbers:
+    """What `make_evaluate_language` tells, and the rows."""
+    told = told_of(float(found.nats.sum()), int(found.tokens.sum()), size)
+    del told["tokens"]
+    return {**told, **_items("loss", found.nats, found.tokens)}
+
+
+def _of_choices(
+    by_row: Callable[..., Rows], held: Held, choices: Choices, base: Any, delta: Any,
+    check: Callable[[], None],
+) -> Numbers:  # fmt: skip
+    """How often the likeliest answer is right; loss and perplexity are of the right one."""
+    found = [by_row(batches, base, delta, check=check) for batches in choices.batches]
+    correct, nats = likeliest(np.stack([rows.nats for rows in found]), choices.right)
+    counts = np.stack([rows.tokens for rows in found])
+    tokens = int(np.take_along_axis(counts, choices.right[None], axis=0).sum())
+    told = told_of(float(nats.sum()), tokens, None)
+    del told["tokens"]
+    return {**told, "accuracy": float(correct.mean()), **_items("accuracy", correct)}
+
+
+def _items(of: str, sums: np.ndarray, counts: np.ndarray | None = None) -> Numbers:
+    counts = np.ones(len(sums)) if counts is None else counts
+    plain = [[round(float(x), 4) for x in part] for part in (sums, counts)]
+    return {ITEMS: {"number": of, "sums": plain[0], "counts": plain[1]}}
 
 
 def majority(train: Sequence[Example], held: Held, metrics: Sequence[str]) -> Numbers:

@@ -64,6 +64,7 @@ def dropped_sum(updates: jax.Array, weights: jax.Array, keys: Any, numbers: Any)
       keys: one a part.
       numbers: the rate.
     """
-    stays = jax.vmap(lambda key: jax.random.bernoulli(key, 1 - numbers, updates.shape[1:]))(keys)
-    rest = jnp.where(stays, updates / (1 - numbers), 0)
+    # one by one: mapped over keys, some generators draw from the first alone
+    stays = [jax.random.bernoulli(keys[i], 1 - numbers, one.shape) for i, one in enumerate(updates)]
+    rest = jnp.where(jnp.stack(stays), updates / (1 - numbers), 0)
     return weighted_sum(rest, weights, None, ())

@@ -14,7 +14,17 @@ import jax
 import jax.numpy as jnp
 
 from lorax.adapters.lora import LoRA
-from lorax.core.adapter import Adapter, Base, Chain, Delta, check_adapter, from_dict, unprepared
+from lorax.core.adapter import (
+    Adapter,
+    Base,
+    Chain,
+    Delta,
+    Prepared,
+    check_adapter,
+    from_dict,
+    unprepared,
+)
+from lorax.core.additions import with_additions
 from lorax.core.errors import LoraxTypeError
 from lorax.core.implicit import with_leaves
 from lorax.core.leaf import Factors, LowRank, Roles
@@ -42,7 +52,8 @@ class PaddedDelta:
 class Padded(Adapter):
     """The adapters of a pack as one: they differ in rank, alpha, scaling, dropout and first draw.
 
-    Under `jax.vmap` over a stack of deltas it evaluates units side by side over one base.
+    Under `jax.vmap` over a stack of deltas it evaluates units side by side over one base. That is
+    of LoRAs; of any other adapter all units have the same one, and what it derives from the base.
 
     Attributes:
       unit: the adapter of any of them: it says which member of a `Chain` has factors.
@@ -61,7 +72,8 @@ class Padded(Adapter):
 
     def merge(self, base: Base, delta: Delta) -> Base:
         """W0 + scale · A B (- A0 B0), in float32, cast once; whole leaves as they are."""
-        return with_leaves(unprepared(base)[0], self.leaves(base, delta))
+        merged = with_leaves(unprepared(base)[0], self.leaves(base, delta))
+        return with_additions(merged, self.additions(base, delta))
 
     def leaves(self, base: Base, delta: Delta) -> dict[str, Any]:
         """Factors with the numbers that lie beside them; leaves of other members as they are.
@@ -69,15 +81,10 @@ class Padded(Adapter):
         Raises:
           LoraxTypeError: the delta is no `PaddedDelta`.
         """
-        if not isinstance(delta, PaddedDelta):
-            raise LoraxTypeError(
-                f"delta is a {type(delta).__name__}: expected a PaddedDelta, as "
-                "with_numbers(adapter, base, delta) returns it"
-            )
         found: dict[str, Any] = {}
-        for member, part in _members(self.unit, delta.delta):
+        for member, part, own in self._members(base, delta):
             if not isinstance(member, LoRA):
-                found |= member.leaves(base, part)
+                found |= member.leaves(own, part)
                 continue
             for path, factors in part.items():
                 found[path] = LowRank(
@@ -85,6 +92,38 @@ class Padded(Adapter):
                     delta.dropout.get(path, 0.0),
                 )  # fmt: skip
         return found
+
+    def additions(self, base: Base, delta: Delta) -> dict[str, jax.Array]:
+        """Those of the members.
+
+        Raises:
+          LoraxTypeError: the delta is no `PaddedDelta`.
+        """
+        found: dict[str, jax.Array] = {}
+        for member, part, own in self._members(base, delta):
+            found |= member.additions(own, part)
+        return found
+
+    def derive(self, base: Base, delta: Delta) -> Any:
+        """What the members without a rank of their own derive, or None if there is nothing."""
+        base, _ = unprepared(base)
+        parts = tuple(
+            None if isinstance(member, LoRA) else member.derive(base, part)
+            for member, part in _members(self.unit, delta.delta)
+        )
+        return None if all(part is None for part in parts) else parts
+
+    def _members(self, base: Base, delta: Delta) -> Iterator[tuple[Adapter, Delta, Base]]:
+        """Each member with its delta, and with the base as it wants it."""
+        if not isinstance(delta, PaddedDelta):
+            raise LoraxTypeError(
+                f"delta is a {type(delta).__name__}: expected a PaddedDelta, as "
+                "with_numbers(adapter, base, delta) returns it"
+            )
+        base, derived = unprepared(base, self)
+        members = list(_members(self.unit, delta.delta))
+        for (member, part), known in zip(members, derived or [None] * len(members), strict=True):
+            yield member, part, base if known is None else Prepared(base, known, member)
 
     def to_dict(self) -> dict[str, Any]:
         """As `Adapter.to_dict`, with the unit's adapter nested."""

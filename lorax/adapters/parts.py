@@ -183,7 +183,7 @@ def _factored(number: int, member: _Member) -> dict[str, Factors] | None:
 
 def _stands_beside(adapter: Adapter) -> bool:
     """Whether what learns stands beside the parameters, as a prompt does."""
-    return getattr(type(adapter), "additions", None) is not getattr(Adapter, "additions", None)
+    return type(adapter).additions is not Adapter.additions
 
 
 def _scaled(path: str, leaf: LowRank) -> Factors:
@@ -224,7 +224,8 @@ def _wholes(
             continue
         w = formed(stored[path])
         w = w.astype(jnp.promote_types(w.dtype, jnp.float32))
-        known = getattr(leaf, "roles", None) or roles.get(path)
+        learnt = delta.get(path) if isinstance(delta, Mapping) else None
+        known = getattr(learnt, "roles", None) or roles.get(path)
         if known is None and w.ndim == 2:
             known = Roles((), (0,), (1,))
         if known is None or not known.inputs or not known.outputs:

@@ -22,7 +22,7 @@ class Rule(NamedTuple):
     """How the updates of one matrix become one.
 
     Attributes:
-      put: (updates (parts, in, out), weights (parts,), keys (parts,), numbers) -> (in, out); a
+      put: (updates (parts, in, out), weights (parts,), a list of keys, numbers) -> (in, out); a
         function of a module, not a lambda, since programs are kept by it.
       numbers: (path, entries of the matrix) -> any pytree of numbers for `put`.
       keys: (path, number of the part) -> a key, or None for a rule that draws nothing.
@@ -68,7 +68,7 @@ def cut_sum(
     fan_in, fan_out = math.prod(a_sides[stacked:]), math.prod(b_sides[stacked:])
     rank = min(rank, fan_in, fan_out)
     terms = [_term(update, roles) for update in updates.values()]
-    keys = None if rule.keys is None else jnp.stack([rule.keys(path, n) for n in updates])
+    keys = None if rule.keys is None else [rule.keys(path, number) for number in updates]
     own = jnp.asarray([weights[number] for number in updates], terms[0][0].dtype)
     a, b, squares = _cut(terms, own, keys, rule.numbers(path, fan_in * fan_out), rule.put, rank)
     far, cut, whole = (math.sqrt(float(square)) for square in squares)
@@ -86,9 +86,7 @@ def _cut(
     def one(item: Any) -> Any:
         number, own = item
         updates = jnp.stack([_matmul(*term) if len(term) == 2 else term[0] for term in own])
-        drawn = keys
-        if keys is not None:
-            drawn = jax.vmap(lambda key: jax.random.fold_in(key, number))(keys)
+        drawn = keys and [jax.random.fold_in(key, number) for key in keys]
         wanted = weighted_sum(updates, weights, None, ())
         found = put(updates, weights, drawn, numbers)
         u, values, vt = jnp.linalg.svd(found, full_matrices=False)

@@ -40,7 +40,7 @@ def make_evaluate_language(fn: Callable[..., jax.Array]) -> Callable[..., Number
 
     @jax.jit
     def totals(params: tuple[Any, ...], batch: Batch) -> tuple[jax.Array, jax.Array]:
-        logits_BTV = fn(*params, batch.inputs, **_keywords(batch))
+        logits_BTV = fn(*params, batch.inputs, **keywords(batch))
         nats_BT = cross_entropies(logits_BTV, batch.targets)
         # where, not a product: NaN at padding times zero would still be NaN
         return jnp.where(batch.mask, nats_BT, 0).sum(), batch.mask.astype(bool).sum()
@@ -58,7 +58,7 @@ def make_evaluate_language(fn: Callable[..., jax.Array]) -> Callable[..., Number
             nats, tokens = nats + float(now[0]), tokens + int(now[1])
             if check is not None:
                 check()
-        return _told(nats, tokens, size)
+        return told_of(nats, tokens, size)
 
     return evaluate
 
@@ -113,7 +113,7 @@ def check_batch(batch: Any) -> None:
         )
 
 
-def _keywords(batch: Batch) -> dict[str, jax.Array]:
+def keywords(batch: Batch) -> dict[str, jax.Array]:
     """What a packed batch tells the program beside its tokens; nothing of a plain one."""
     found = {}
     segments_BT = getattr(batch, "segments", None)
@@ -126,7 +126,12 @@ def _keywords(batch: Batch) -> dict[str, jax.Array]:
     return found
 
 
-def _told(nats: float, tokens: int, size: int | None) -> Numbers:
+def told_of(nats: float, tokens: int, size: int | None = None) -> Numbers:
+    """Loss, perplexity and tokens, as `make_evaluate_language` tells them, of the sum of nats.
+
+    Raises:
+      LoraxError: there are no tokens.
+    """
     if not tokens:
         raise LoraxError(
             "no token of the held-out set counts: expected at least one whose mask is true; look "

@@ -2,24 +2,27 @@
 
     directory/
       adapter.json   what the adapter is, the form of its delta (paths, roles, shapes, dtypes), and
-                     size and CRC-32 of every file of arrays/
+                     size and CRC-32 of every file of arrays/, and, if it was told, the
+                     fingerprint of the base that the delta was trained on
       arrays/        an Orbax checkpoint, one entry an array
 
-The base is never part of it. One process writes; a directory appears whole or not at all.
+The base itself is never part of it. One process writes; a directory appears whole or not at all.
 """
 
 import json
 import os
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from lorax.core.adapter import Adapter, Delta, check_adapter, from_dict
+from lorax.core.adapter import Adapter, Delta, check_adapter, from_dict, unprepared
 from lorax.core.errors import LoraxError
 from lorax.io import arrays as store
 from lorax.io.atomic import Path, new_directory
+from lorax.io.fingerprint import fingerprint
 from lorax.io.form import abstract_arrays, build, describe, named_arrays
 from lorax.io.named_tree import gathered
 from lorax.io.place import place
@@ -30,7 +33,7 @@ ARRAYS_NAME = "arrays"
 
 
 def save_adapter(
-    directory: Path, adapter: Adapter, delta: Delta, *, overwrite: bool = False
+    directory: Path, adapter: Adapter, delta: Delta, *, base: Any = None, overwrite: bool = False
 ) -> None:
     """Writes `adapter` and `delta` so that `load_adapter(directory)` returns both.
 
@@ -42,6 +45,8 @@ def save_adapter(
       directory: must not exist, unless `overwrite`.
       adapter: any adapter; its fields must be plain values.
       delta: as `adapter.init` returns it, trained or not.
+      base: the frozen parameters, or their `fingerprint`, which is written down: adapters of
+        different bases are then not taken for those of one (`load_adapters`). None says nothing.
       overwrite: replace a directory that holds a saved adapter, or is empty; never any other.
 
     Raises:
@@ -49,6 +54,8 @@ def save_adapter(
     """
     check_adapter(adapter)
     description, arrays = _description(adapter, delta), gathered(named_arrays(delta))
+    if base is not None:
+        description["base"] = _mark(base)
     if jax.process_index() != 0:
         return
     with new_directory(directory, JSON_NAME, overwrite=overwrite) as partial:
@@ -85,6 +92,51 @@ def load_adapter(directory: Path) -> tuple[Adapter, Delta]:
     return adapter, build(form, {name: jnp.asarray(array) for name, array in arrays.items()})
 
 
+def load_adapters(directories: Sequence[Path], base: Any = None) -> list[tuple[Adapter, Delta]]:
+    """Several saved adapters of one base, each as `load_adapter` returns it.
+
+    Args:
+      directories: of them.
+      base: the frozen parameters, or their fingerprint, that all should belong to; None compares
+        the adapters with each other alone. One that was saved without its base's fingerprint
+        passes.
+
+    Raises:
+      LoraxError: as `load_adapter`; or two belong to different bases.
+    """
+    known = (
+        None
+        if base is None
+        else base
+        if isinstance(base, str)
+        else fingerprint(unprepared(base)[0])
+    )
+    whose = "the base"
+    for directory in directories:
+        found = base_of(directory)
+        if known is not None and found is not None and found != known:
+            raise LoraxError(
+                f"'{directory}' belongs to the base {found} and {whose} is {known}: expected "
+                "adapters of one base, bit for bit; train them on one"
+            )
+        if known is None and found is not None:
+            known, whose = found, f"that of '{directory}'"
+    return [load_adapter(directory) for directory in directories]
+
+
+def base_of(directory: Path) -> str | None:
+    """The fingerprint of the base that a saved adapter belongs to, or None if it does not say.
+
+    Raises:
+      LoraxError: as `load_adapter`, but the arrays are not looked at.
+    """
+    source = _absolute(directory)
+    found = _read_json(source).get("base")
+    if found is not None and not isinstance(found, str):
+        raise _damaged(source / JSON_NAME, "its base is no text")
+    return found
+
+
 def size_on_disk(directory: Path) -> int:
     """Bytes in all files below `directory`."""
     return sum(file.stat().st_size for file in _absolute(directory).rglob("*") if file.is_file())
@@ -92,6 +144,10 @@ def size_on_disk(directory: Path) -> int:
 
 def _absolute(directory: Path) -> pathlib.Path:
     return pathlib.Path(os.path.abspath(place(directory)))
+
+
+def _mark(base: Any) -> str:
+    return base if isinstance(base, str) else fingerprint(unprepared(base)[0])
 
 
 def _description(adapter: Adapter, delta: Delta) -> dict[str, Any]:

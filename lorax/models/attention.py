@@ -54,6 +54,7 @@ def attend(
     causal: bool,
     attention: str = "auto",
     drop: Callable[[jax.Array], jax.Array] | None = None,
+    prefix: tuple[jax.Array, jax.Array] | None = None,
 ) -> jax.Array:
     """Scaled dot-product attention, (B, T, N, H) in the dtype of the query.
 
@@ -61,9 +62,15 @@ def attend(
     true where a query may see a key; ``causal`` also hides later keys. ``attention`` as in
     `implementation`. ``drop`` is applied to the weights (B, K, G, T, S), after the softmax, which
     no fused implementation does: with it the weights are formed one by one.
+    ``prefix`` are keys and values (P, K, H) before those of every row, which every query sees.
 
     Source: Vaswani et al., arXiv:1706.03762, eq. 1; Ainslie et al., "GQA", arXiv:2305.13245.
     """
+    if prefix is not None:
+        key_BSKH, value_BSKH, mask = _with_prefix(
+            prefix, key_BSKH, value_BSKH, mask, query_BTNH.shape[1] if causal else None
+        )
+        causal = False
     if drop is not None:
         return _with_dropout(query_BTNH, key_BSKH, value_BSKH, mask, causal, drop)
     (_, tokens, _, head_dim), keys = query_BTNH.shape, key_BSKH.shape[1]
@@ -81,6 +88,28 @@ def attend(
     return jax.nn.dot_product_attention(
         query_BTNH, key_BSKH, value_BSKH, mask=mask, is_causal=causal, implementation=by
     )
+
+
+def _with_prefix(
+    prefix: tuple[jax.Array, jax.Array],
+    key_BSKH: jax.Array,
+    value_BSKH: jax.Array,
+    mask: jax.Array | None,
+    tokens: int | None,
+) -> tuple[jax.Array, jax.Array, jax.Array | None]:
+    """Keys, values and mask with the prefix first; causality of ``tokens`` queries in the mask."""
+    batch, keys = key_BSKH.shape[:2]
+
+    def joined(own_PKH: jax.Array, others_BSKH: jax.Array) -> jax.Array:
+        own_BPKH = jnp.broadcast_to(own_PKH.astype(others_BSKH.dtype), (batch, *own_PKH.shape))
+        return jnp.concatenate([own_BPKH, others_BSKH], axis=1)
+
+    if tokens is not None:
+        earlier = jnp.tri(tokens, keys, dtype=bool)[None, None]
+        mask = earlier if mask is None else mask & earlier
+    if mask is not None:
+        mask = jnp.pad(mask, [(0, 0)] * 3 + [(prefix[0].shape[0], 0)], constant_values=True)
+    return joined(prefix[0], key_BSKH), joined(prefix[1], value_BSKH), mask
 
 
 def _with_dropout(

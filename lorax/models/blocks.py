@@ -78,7 +78,7 @@ def run_layers(
         return carry
     scanned = nn.scan(
         layer,
-        variable_axes={"params": 0, "intermediates": 0},
+        variable_axes={"params": 0, "additions": 0, "intermediates": 0},
         split_rngs={"params": True, "dropout": True},
         in_axes=(0, *(nn.broadcast for _ in shared)),
         length=config.layers,

@@ -58,8 +58,13 @@ def init_cache(
     )
 
 
-def check_cache(config: CausalConfig, batch: int, length: int, cache: Cache) -> None:
-    """Raise ValueError for a cache of another model or batch, or too small for the tokens."""
+def check_cache(
+    config: CausalConfig, batch: int, length: int, cache: Cache, shift: int = 0
+) -> None:
+    """Raise ValueError for a cache of another model or batch, or too small for the tokens.
+
+    Or one too large for the context, where each token stands ``shift`` positions further back.
+    """
     slots = cache.keys.shape[2]
     expected = (config.layers, batch, slots, config.kv_heads, config.head_dim)
     if cache.keys.shape != expected:
@@ -71,6 +76,13 @@ def check_cache(config: CausalConfig, batch: int, length: int, cache: Cache) -> 
         raise ValueError(
             f"{length} tokens do not fit the cache's {slots} slots: "
             f"make it with init_cache(config, batch, length={length}) or longer"
+        )
+    if shift and slots + shift > config.max_length:
+        fitting = config.max_length - shift
+        raise ValueError(
+            f"a cache of {slots} slots after {shift} virtual tokens exceeds max_length="
+            f"{config.max_length}: make it with init_cache(config, batch, length={fitting}), or "
+            f"generate with max_length={fitting}"
         )
 
 
@@ -88,6 +100,35 @@ def advance(cache: Cache, tokens: int, mask: jax.Array | None) -> tuple[Cache, j
     causal_TS = jnp.arange(slots)[None, :] <= own_T1
     advanced = cache._replace(valid=valid_BS, length=cache.length + tokens)
     return advanced, (valid_BS[:, None, :] & causal_TS)[:, None]
+
+
+def remember(
+    memory: tuple[Cache, jax.Array | int] | None,
+    keys: jax.Array,
+    values: jax.Array,
+    mask: jax.Array | None,
+) -> tuple[jax.Array, jax.Array, Cache | None]:
+    """All keys and values (B, …, K, H) that one layer attends to, and the cache with the new ones.
+
+    ``memory`` is the cache and which layer of it is ours; without it the new ``keys`` and
+    ``values`` are all. As many as ``mask`` has keys beyond the cache's slots stand before all
+    others and are not remembered: they come anew with every call.
+    """
+    if memory is None:
+        return keys, values, None
+    assert mask is not None
+    cache, layer = memory
+    ahead = mask.shape[-1] - cache.valid.shape[1]
+    if not ahead:
+        cache = write_layer(cache, layer, keys, values)
+        return *read_layer(cache, layer, keys.dtype), cache
+    cache = write_layer(cache, layer, keys[:, ahead:], values[:, ahead:])
+    stored = read_layer(cache, layer, keys.dtype)
+    keys, values = (
+        jnp.concatenate([new[:, :ahead], old], axis=1)
+        for new, old in zip((keys, values), stored, strict=True)
+    )
+    return keys, values, cache
 
 
 def write_layer(cache: Cache, layer: jax.Array | int, keys: jax.Array, values: jax.Array) -> Cache:

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from lorax.models.additions import NO_VIRTUAL, Virtual
 from lorax.models.attention import pair_mask
 from lorax.models.cache import Cache, CausalConfig, advance, check_cache
 
@@ -19,17 +20,22 @@ Readout = Callable[[jax.Array, Head], Any]
 """What is made of the last hidden states (B, T, D) and the head, in place of all the logits."""
 
 
-def check_tokens(tokens: Any, max_length: int) -> None:
-    """Raise ValueError unless ``tokens`` are integers (B, T) with T <= ``max_length``."""
+def check_tokens(tokens: Any, max_length: int, shift: int = 0) -> None:
+    """Raise ValueError unless ``tokens`` are integers (B, T) with ``shift`` + T <= ``max_length``.
+
+    ``shift`` virtual tokens stand before them.
+    """
     if tokens.ndim != 2 or not jnp.issubdtype(tokens.dtype, jnp.integer):
         raise ValueError(
             f"tokens must be integers of shape (batch, tokens), got {tokens.dtype} of shape "
             f"{tokens.shape}: add the batch axis with tokens[None], or cast to int32"
         )
-    if tokens.shape[1] > max_length:
+    length = shift + tokens.shape[1]
+    if length > max_length:
+        got = f"{tokens.shape[1]} after {shift} virtual ones" if shift else f"{length}"
         raise ValueError(
-            f"at most max_length={max_length} tokens fit, got {tokens.shape[1]}: cut the input, or "
-            f"dataclasses.replace(config, max_length={tokens.shape[1]})"
+            f"at most max_length={max_length} tokens fit, got {got}: cut the input, or "
+            f"dataclasses.replace(config, max_length={length})"
         )
 
 
@@ -64,26 +70,30 @@ def prepare(
     positions: jax.Array | None,
     mask: jax.Array | None,
     cache: Cache | None,
+    virtual: Virtual = NO_VIRTUAL,
 ) -> tuple[jax.Array, jax.Array | None, Cache | None]:
     """A decoder's arguments checked and completed: (positions, mask, cache).
 
     ``positions`` (B, T), by default those of `count_positions`; ``mask`` bool (B, 1, 1 or T, S) or
     None, holding causality itself where there is a cache; ``cache`` with the new slots claimed.
+    ``virtual`` tokens before the rows are in positions and mask.
 
     Raises ValueError for arguments of the wrong shape or dtype, more tokens than
     ``config.max_length``, or a cache that does not fit.
     """
-    check_tokens(tokens, config.max_length)
+    check_tokens(tokens, config.max_length, virtual.shift)
     check_indices("positions", positions, tokens)
     check_mask(mask, tokens, pairs=cache is None)
     if cache is not None:
-        check_cache(config, tokens.shape[0], tokens.shape[1], cache)
+        check_cache(config, tokens.shape[0], tokens.shape[1], cache, virtual.shift)
     if positions is None:
         positions = count_positions(tokens, mask, cache)
     if cache is None:
-        return positions, pair_mask(mask), None
-    cache, mask_B1TS = advance(cache, tokens.shape[1], mask)
-    return positions, mask_B1TS, cache
+        mask_B1TS = pair_mask(mask)
+    else:
+        cache, mask_B1TS = advance(cache, tokens.shape[1], mask)
+    mask_B1TS = virtual.mask(mask_B1TS, tokens.shape[1], causal=True)
+    return virtual.positions(positions), mask_B1TS, cache
 
 
 def count_positions(tokens: jax.Array, mask: jax.Array | None, cache: Cache | None) -> jax.Array:

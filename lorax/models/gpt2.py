@@ -12,10 +12,10 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from lorax.models import layers, mesh
+from lorax.models import additions, layers, mesh
 from lorax.models.attention import attend
 from lorax.models.blocks import run_layers
-from lorax.models.cache import Cache, init_cache, read_layer, write_layer
+from lorax.models.cache import Cache, init_cache, remember
 from lorax.models.decoder import Readout, finish, prepare
 from lorax.models.gpt2_config import GPT2Config
 
@@ -53,15 +53,12 @@ class Attention(nn.Module):
             part.reshape(batch, tokens, config.heads, config.head_dim)
             for part in jnp.split(fused_BTE, 3, axis=-1)
         )
-        cache = None
-        if memory is not None:
-            cache, layer = memory
-            cache = write_layer(cache, layer, key_BSNH, value_BSNH)
-            key_BSNH, value_BSNH = read_layer(cache, layer, query_BTNH.dtype)
+        key_BSNH, value_BSNH, cache = remember(memory, key_BSNH, value_BSNH, mask)
         mixed_BTNH = attend(
             query_BTNH, key_BSNH, value_BSNH,
             mask=mask, causal=memory is None, attention=config.attention,
             drop=layers.attention_dropout(config.dropout, self.deterministic),
+            prefix=additions.read_prefix(self, config.heads, config.head_dim),
         )  # fmt: skip
         return _dense(config, dim, "out", residual=True)(mixed_BTNH.reshape(x.shape)), cache
 
@@ -93,9 +90,15 @@ class Block(nn.Module):
     deterministic: bool = True
 
     @nn.compact
-    def __call__(self, carry: Carry, layer: Any, mask: jax.Array | None) -> tuple[Carry, None]:
-        """Advance the carry by this layer, whose number ``layer`` is read only with a cache."""
+    def __call__(
+        self, carry: Carry, layer: Any, mask: jax.Array | None, virtual: jax.Array | None
+    ) -> tuple[Carry, None]:
+        """Advance the carry by this layer, whose number ``layer`` is read only with a cache.
+
+        ``virtual`` as in `lorax.models.llama.Block`.
+        """
         config, (x_BTD, cache) = self.config, carry
+        x_BTD = additions.replace_states(self, x_BTD, virtual)
         drop = nn.Dropout(config.dropout, deterministic=self.deterministic)
         memory = None if cache is None else (cache, layer)
         normed_BTD = layers.layer_norm(config, "attention_norm")(x_BTD)
@@ -148,14 +151,16 @@ class GPT2(nn.Module):
         of the wrong shape or dtype, or more than ``max_length`` tokens.
         """
         config = self.config
-        positions, mask_B1TS, cache = prepare(config, tokens, positions, mask, cache)
+        virtual = additions.read_virtual(self, config)
+        positions, mask_B1TS, cache = prepare(config, tokens, positions, mask, cache, virtual)
         embed = layers.embed(config, config.vocab_size, "embed")
-        x_BTD = embed(tokens) + layers.embed(config, config.max_length, "positions")(positions)
+        x_BTD = virtual.embed(embed, tokens)
+        x_BTD = x_BTD + layers.embed(config, config.max_length, "positions")(positions)
         x_BTD = nn.Dropout(config.dropout, deterministic=deterministic)(mesh.stream(x_BTD))
         x_BTD, cache = run_layers(
-            Block, config, (x_BTD, cache), mask_B1TS,
+            Block, config, (x_BTD, cache), mask_B1TS, virtual.numbers(tokens, config.vocab_size),
             numbered=cache is not None, deterministic=deterministic,
         )  # fmt: skip
-        x_BTD = layers.layer_norm(config, "norm")(x_BTD)
+        x_BTD = layers.layer_norm(config, "norm")(virtual.real(x_BTD))
         head = layers.vocabulary_head(config, embed, "lm_head")
         return finish(x_BTD, head, cache, readout)

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from lorax.models import mesh
+from lorax.models import additions, mesh
 from lorax.models.config import TransformerConfig
 
 
@@ -22,15 +22,23 @@ def small_init(config: TransformerConfig, shrink: float = 1.0) -> nn.initializer
     return nn.initializers.normal(math.sqrt(2 / (5 * config.dim)) / shrink)
 
 
+class Dense(nn.Dense):
+    """A Dense after which a bottleneck may stand: see `lorax.models.additions`."""
+
+    def __call__(self, inputs: jax.Array) -> jax.Array:
+        """Map ``inputs`` (..., in) to (..., features)."""
+        return additions.apply_bottleneck(self, super().__call__(inputs))
+
+
 def dense(
     config: TransformerConfig, features: int, name: str, *, bias: bool, residual: bool = False
-) -> nn.Dense:
+) -> Dense:
     """A Dense to ``features``; ``residual`` marks the last product before a residual stream.
 
     Those start smaller by sqrt(2 L), so that the stream's variance does not grow with the depth
     (Radford et al., "Language Models are Unsupervised Multitask Learners", section 2.3).
     """
-    return nn.Dense(
+    return Dense(
         features,
         use_bias=bias,
         dtype=config.dtype,

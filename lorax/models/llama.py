@@ -11,10 +11,10 @@ import flax.linen as nn
 import jax
 from jax.typing import DTypeLike
 
-from lorax.models import layers, mesh
+from lorax.models import additions, layers, mesh
 from lorax.models.attention import attend
 from lorax.models.blocks import run_layers
-from lorax.models.cache import Cache, init_cache, read_layer, write_layer
+from lorax.models.cache import Cache, init_cache, remember
 from lorax.models.decoder import Readout, finish, prepare
 from lorax.models.layers import RMSNorm
 from lorax.models.llama_config import LlamaConfig
@@ -65,14 +65,11 @@ class Attention(nn.Module):
         query_BTNH = rotate(heads("query", config.heads), *rope)
         key_BSKH = rotate(heads("key", config.kv_heads), *rope)
         value_BSKH = heads("value", config.kv_heads)
-        cache = None
-        if memory is not None:
-            cache, layer = memory
-            cache = write_layer(cache, layer, key_BSKH, value_BSKH)
-            key_BSKH, value_BSKH = read_layer(cache, layer, query_BTNH.dtype)
+        key_BSKH, value_BSKH, cache = remember(memory, key_BSKH, value_BSKH, mask)
         mixed_BTNH = attend(
             query_BTNH, key_BSKH, value_BSKH,
             mask=mask, causal=memory is None, attention=config.attention,
+            prefix=additions.read_prefix(self, config.kv_heads, config.head_dim),
         )  # fmt: skip
         mixed_BTD = mixed_BTNH.reshape(batch, tokens, config.dim)
         return _dense(config, config.dim, "out", residual=True)(mixed_BTD), cache
@@ -107,13 +104,20 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(
-        self, carry: Carry, layer: Any, rope: Rope, mask: jax.Array | None
+        self,
+        carry: Carry,
+        layer: Any,
+        rope: Rope,
+        mask: jax.Array | None,
+        virtual: jax.Array | None,
     ) -> tuple[Carry, None]:
         """Advance the carry by this layer; the second output is `nn.scan`'s, always None.
 
-        ``layer`` is the number of this layer, read only where the carry holds a cache.
+        ``layer`` is the number of this layer, read only where the carry holds a cache; ``virtual``
+        those of the virtual tokens, read only where the layer has states for them.
         """
         config, (x_BTD, cache) = self.config, carry
+        x_BTD = additions.replace_states(self, x_BTD, virtual)
         normed_BTD = _norm(config, "attention_norm")(x_BTD)
         memory = None if cache is None else (cache, layer)
         mixed_BTD, cache = Attention(config, name="attention")(normed_BTD, rope, mask, memory)
@@ -170,14 +174,17 @@ class Llama(nn.Module):
         of the wrong shape or dtype, or more than ``max_length`` tokens.
         """
         config = self.config
-        positions, mask_B1TS, cache = prepare(config, tokens, positions, mask, cache)
+        virtual = additions.read_virtual(self, config)
+        positions, mask_B1TS, cache = prepare(config, tokens, positions, mask, cache, virtual)
         rope = rotary_angles(
             positions, config.head_dim, theta=config.rope_theta, scaling=config.rope_scaling
         )
         embed = layers.embed(config, config.vocab_size, "embed")
-        carry = (mesh.stream(embed(tokens)), cache)
-        numbered = cache is not None
-        x_BTD, cache = run_layers(Block, config, carry, rope, mask_B1TS, numbered=numbered)
-        x_BTD = _norm(config, "norm")(x_BTD)
+        carry = (mesh.stream(virtual.embed(embed, tokens)), cache)
+        x_BTD, cache = run_layers(
+            Block, config, carry, rope, mask_B1TS, virtual.numbers(tokens, config.vocab_size),
+            numbered=cache is not None,
+        )  # fmt: skip
+        x_BTD = _norm(config, "norm")(virtual.real(x_BTD))
         head = layers.vocabulary_head(config, embed, "lm_head")
         return finish(x_BTD, head, cache, readout)

@@ -11,7 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from lorax.models import layers, mesh
+from lorax.models import additions, layers, mesh
 from lorax.models.attention import attend, pair_mask
 from lorax.models.blocks import run_layers
 from lorax.models.decoder import check_indices, check_mask, check_tokens
@@ -42,6 +42,7 @@ class Attention(nn.Module):
             query_BTNH, key_BTNH, value_BTNH,
             mask=mask, causal=False, attention=config.attention,
             drop=layers.attention_dropout(config.dropout, self.deterministic),
+            prefix=additions.read_prefix(self, config.heads, config.head_dim),
         )  # fmt: skip
         return _dense(config, config.dim, "out")(mixed_BTNH.reshape(x.shape))
 
@@ -71,9 +72,15 @@ class Block(nn.Module):
     deterministic: bool = True
 
     @nn.compact
-    def __call__(self, x: jax.Array, _: Any, mask: jax.Array | None) -> tuple[jax.Array, None]:
-        """Map the stream (B, T, D) to the next; the second output is `nn.scan`'s, always None."""
+    def __call__(
+        self, x: jax.Array, _: Any, mask: jax.Array | None, virtual: jax.Array | None
+    ) -> tuple[jax.Array, None]:
+        """Map the stream (B, T, D) to the next; the second output is `nn.scan`'s, always None.
+
+        ``virtual`` as in `lorax.models.llama.Block`.
+        """
         config = self.config
+        x = additions.replace_states(self, x, virtual)
         drop = nn.Dropout(config.dropout, deterministic=self.deterministic)
         mixed_BTD = Attention(config, self.deterministic, name="attention")(x, mask)
         x = layers.layer_norm(config, "attention_norm")(x + drop(mixed_BTD))
@@ -158,25 +165,33 @@ class Roberta(nn.Module):
         arguments of the wrong shape or dtype, or more than ``max_length`` tokens.
         """
         config = self.config
-        check_tokens(tokens, config.max_length)
+        virtual = additions.read_virtual(self, config)
+        check_tokens(tokens, config.max_length, virtual.shift)
         check_indices("positions", positions, tokens)
         check_indices("types", types, tokens)
         check_mask(mask, tokens)
         real_BT = tokens != config.pad_id
         if positions is None:
             positions = config.pad_id + jnp.cumsum(real_BT, axis=1, dtype=jnp.int32) * real_BT
+        positions = virtual.positions(positions, first=config.pad_id + 1)
         mask_B1TT = pair_mask(real_BT if mask is None else mask)
+        mask_B1TT = virtual.mask(mask_B1TT, tokens.shape[1], causal=False)
         embed = layers.embed(config, config.vocab_size, "embed")
-        x_BTD = embed(tokens) + layers.embed(config, config.position_rows, "positions")(positions)
+        x_BTD = virtual.embed(embed, tokens)
+        x_BTD = x_BTD + layers.embed(config, config.position_rows, "positions")(positions)
         types = jnp.zeros_like(tokens) if types is None else types
+        types = jnp.pad(types, ((0, 0), (virtual.ahead, 0))) if virtual.ahead else types
         x_BTD = x_BTD + layers.embed(config, config.types, "types")(types)
         x_BTD = layers.layer_norm(config, "embed_norm")(mesh.stream(x_BTD))
         x_BTD = nn.Dropout(config.dropout, deterministic=deterministic)(x_BTD)
-        x_BTD = run_layers(Block, config, x_BTD, mask_B1TT, deterministic=deterministic)
+        x_BTD = run_layers(
+            Block, config, x_BTD, mask_B1TT, virtual.numbers(tokens, config.vocab_size),
+            deterministic=deterministic,
+        )  # fmt: skip
         if config.head == "none":
-            return x_BTD
+            return virtual.real(x_BTD)
         if config.head == "classification":
             logits = Classifier(config, deterministic, name="classifier")(x_BTD)
         else:
-            logits = MaskedLM(config, name="lm_head")(x_BTD, embed)
+            logits = MaskedLM(config, name="lm_head")(virtual.real(x_BTD), embed)
         return logits.astype(jnp.promote_types(logits.dtype, jnp.float32))

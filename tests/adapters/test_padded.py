@@ -9,6 +9,8 @@ import pytest
 
 import lorax
 from lorax.adapters.padded import Padded, PaddedDelta, with_numbers
+from lorax.core.adapter import unprepared
+from lorax.core.additions import with_additions
 from lorax.core.errors import LoraxTypeError
 from lorax.train.stacks import common, pad, stack
 
@@ -19,6 +21,7 @@ BASE = {
     "head": jax.random.normal(jax.random.key(3), (7, 3)),
 }
 LORA = lorax.LoRA(where=("w", "layers"))
+LORA_W = lorax.LoRA(where=("params/w",), rank=2)
 
 
 def program(base, x):
@@ -104,3 +107,47 @@ def test_a_plain_delta_is_refused():
     adapter = ADAPTERS[0]
     with pytest.raises(LoraxTypeError, match="delta is a dict: expected a PaddedDelta"):
         Padded(adapter).leaves(BASE, trained(adapter))
+
+
+@dataclasses.dataclass(frozen=True)
+class Beside(lorax.Adapter):
+    """Adds a vector that is derived from the base, times what learns; changes no parameter."""
+
+    def init(self, key, base, roles=None):
+        return {"gain": jnp.zeros(())}
+
+    def derive(self, base, delta):
+        return {"sum": base["params"]["w"].sum(0)}
+
+    def merge(self, base, delta):
+        plain, _ = unprepared(base)
+        return with_additions(plain, self.additions(base, delta))
+
+    def leaves(self, base, delta):
+        return {}
+
+    def additions(self, base, delta):
+        plain, derived = unprepared(base, self)
+        derived = self.derive(plain, delta) if derived is None else derived
+        return {"additions/bias": delta["gain"] * derived["sum"]}
+
+
+def biased(variables, x):
+    """A matrix, and what may stand beside it."""
+    y = x @ variables["params"]["w"]
+    return y + variables["additions"]["bias"] if "additions" in variables else y
+
+
+@pytest.mark.parametrize("chained", (False, True))
+def test_what_is_added_or_derived_is_that_of_the_unit(chained):
+    adapter = lorax.Chain(LORA_W, Beside()) if chained else Beside()
+    base = {"params": {"w": BASE["w"]}}
+    delta = adapter.init(jax.random.key(0), base)
+    delta = jax.tree.map(lambda x: x + 0.5, delta)
+    own, padded = with_numbers(adapter, base, delta), Padded(adapter)
+    wanted = lorax.adapt(biased, adapter)(base, delta, X)
+    shapes = jax.eval_shape(lambda: own)
+    for given in (base, padded.prepare(base, own), padded.prepare(base, shapes)):
+        np.testing.assert_allclose(lorax.adapt(biased, padded)(given, own, X), wanted, rtol=1e-5)
+        np.testing.assert_allclose(biased(padded.merge(given, own), X), wanted, rtol=1e-5)
+    assert padded.prepare(base, own).adapter == padded

@@ -108,6 +108,12 @@ def eight():
     return units(axis("train.batch", (8, 16)), axis("rank", (1, 2)), axis("lr", (1e-3, 1e-2)))
 
 
+def test_units_of_another_adapter_share_a_program_if_they_have_the_same_one():
+    methods = [label(f"r{r}", {"adapter": "Other", "rank": r, "alpha": 1.0}) for r in (2, 4)]
+    made = units(axis("adapter", methods), axis("lr", (1e-3, 1e-2)), axis("seed", (0, 1)))
+    assert [len(group) for group in programs(made)] == [4, 4]
+
+
 def test_decompositions_have_something_beside_the_factors():
     made = units(axis("adapter.initializer", ("kaiming", "pissa", "olora", "gaussian")))
     assert names(programs(made)) == [

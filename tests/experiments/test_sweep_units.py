@@ -43,6 +43,20 @@ def test_a_unit_is_the_page_with_a_point_put_into_it():
     assert config.to_dict() == defaults().to_dict()
 
 
+def test_a_point_may_set_the_whole_adapter():
+    chain = {"adapter": "Chain", "members": ({"adapter": "LoRA", "rank": 2}, {"adapter": "Full"})}
+    methods = [label("Full", {"adapter": "Full"}), label("both", chain)]
+    units = make_units(defaults(), axis("adapter", methods))
+    assert [unit.name for unit in units] == ["adapter=Full", "adapter=both"]
+    assert [unit.config.adapter.to_dict() for unit in units] == [{"adapter": "Full"}, chain]
+    assert units[0].overrides == {"adapter": {"adapter": "Full"}}
+    assert json.dumps(dict(units[1].overrides))
+    assert "--config.adapter.rank=4 has no effect" in refused(
+        axis("adapter", methods), {"adapter.rank": 4}
+    )
+    assert "no field but has some" in refused([{"model": {"family": "gpt2"}}])
+
+
 @given(st.lists(st.floats(1e-8, 1e3), min_size=2, max_size=4, unique=True))
 def test_units_of_different_rates_have_different_names(rates):
     units = make_units(defaults(), axis("lr", rates))

@@ -15,7 +15,14 @@ import pytest
 import lorax
 from lorax.core.errors import LoraxError
 from lorax.io import arrays, atomic
-from lorax.io.checkpoint import load_adapter, save_adapter, size_on_disk
+from lorax.io.checkpoint import (
+    base_of,
+    load_adapter,
+    load_adapters,
+    save_adapter,
+    size_on_disk,
+)
+from lorax.io.fingerprint import fingerprint
 from lorax.models.mlp import MLP
 from lorax.train.optim import adamw
 from lorax.train.step import init_state, make_step
@@ -274,3 +281,24 @@ def test_a_tilde_is_the_home_and_what_is_no_path_is_told(tmp_path, monkeypatch):
         save_adapter({}, adapter, noisy(adapter))
     with pytest.raises(LoraxError, match="directory is a LoRA: expected a path"):
         load_adapter(adapter)
+
+
+def test_adapters_know_their_base_and_those_of_different_bases_do_not_mix(tmp_path, saved):
+    adapter = ADAPTERS["lora"]
+    delta, other = noisy(adapter), jax.tree.map(lambda x: x + 1, BASE)
+    places = {name: tmp_path / name for name in ("a", "b", "c")}
+    save_adapter(places["a"], adapter, delta, base=BASE)
+    save_adapter(places["b"], adapter, delta, base=fingerprint(BASE))
+    save_adapter(places["c"], adapter, delta, base=other)
+    assert base_of(places["a"]) == base_of(places["b"]) == fingerprint(BASE)
+    assert base_of(saved) is None
+    both = load_adapters([places["a"], saved, places["b"]], base=BASE)
+    assert [one for one, _ in both] == [adapter] * 3
+    for places_of, base in (((places["a"], saved, places["c"]), None), ((places["c"],), BASE)):
+        with pytest.raises(LoraxError, match="'.*c' belongs to the base .* one base") as caught:
+            load_adapters(places_of, base)
+        assert "\n" not in str(caught.value)
+    file = places["a"] / "adapter.json"
+    file.write_text(file.read_text().replace(f'"{fingerprint(BASE)}"', "7"))
+    with pytest.raises(LoraxError, match="damaged"):
+        base_of(places["a"])
