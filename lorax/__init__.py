@@ -10,6 +10,7 @@ params = adapter.merge(base, delta)
 import importlib
 import types
 
+from lorax.adapters.adalora import AdaLoRA
 from lorax.adapters.bitfit import BitFit
 from lorax.adapters.bottleneck import Bottleneck
 from lorax.adapters.dora import DoRA
@@ -20,7 +21,8 @@ from lorax.adapters.prefix_layer import PrefixLayer
 from lorax.adapters.prefix_tuning import PrefixTuning
 from lorax.adapters.prompt_tuning import PromptTuning
 from lorax.adapters.subspace import Subspace
-from lorax.core.adapter import Adapter, Chain, Prepared, from_dict, from_json
+from lorax.core.adapter import Adapter, Chain, Prepared
+from lorax.core.description import from_dict, from_json
 from lorax.core.engine import Adapted, adapt
 from lorax.core.errors import LoraxError, LoraxTypeError, LoraxWarning
 from lorax.core.freeze import freeze_base
@@ -33,6 +35,7 @@ from lorax.ops.quantize import dequantize, quantize
 __version__ = "0.1.0"
 
 __all__ = [
+    "AdaLoRA",
     "Adapted",
     "Adapter",
     "BitFit",

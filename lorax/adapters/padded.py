@@ -21,10 +21,10 @@ from lorax.core.adapter import (
     Delta,
     Prepared,
     check_adapter,
-    from_dict,
     unprepared,
 )
 from lorax.core.additions import with_additions
+from lorax.core.description import from_dict
 from lorax.core.errors import LoraxTypeError
 from lorax.core.implicit import with_leaves
 from lorax.core.leaf import Factors, LowRank, Roles
@@ -103,6 +103,10 @@ class Padded(Adapter):
         for member, part, own in self._members(base, delta):
             found |= member.additions(own, part)
         return found
+
+    def penalty(self, delta: Delta) -> jax.Array | None:
+        """That of the unit."""
+        return self.unit.penalty(delta.delta)
 
     def derive(self, base: Base, delta: Delta) -> Any:
         """What the members without a rank of their own derive, or None if there is nothing."""

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from lorax.core import paths
 from lorax.core.additions import with_additions
@@ -61,6 +62,28 @@ class Adapter(abc.ABC):
           parameters alone. One that adds something has it in `merge` too.
         """
         return {}
+
+    def penalty(self, delta: Delta) -> jax.Array | None:
+        """What is added to every loss under this adapter, a scalar; None for nothing."""
+        return None
+
+    def watch(self, delta: Delta) -> Any:
+        """What `settle` remembers from one update to the next, at the first; None for nothing."""
+        return None
+
+    def settle(
+        self, delta: Delta, old: Delta, grads: Delta, memory: Any, now: Any, steps: int
+    ) -> tuple[Delta, Any]:
+        """What the method does to the delta after an update: (the delta, the memory).
+
+        Args:
+          delta: after the update.
+          old, grads: before it, and its gradient.
+          memory: of `watch`, or of the update before.
+          now: how many updates were made before this one; traced.
+          steps: updates in all.
+        """
+        return delta, memory
 
     def derive(self, base: Base, delta: Delta) -> Any:
         """What this adapter computes from the frozen base once, or None if there is nothing."""
@@ -164,6 +187,27 @@ class Chain(Adapter):
         """The union of the members' additions."""
         return self._union(base, delta, lambda member, own, part: member.additions(own, part))
 
+    def penalty(self, delta: Delta) -> jax.Array | None:
+        """The sum of the members' penalties."""
+        parts = zip(self.members, delta, strict=True)
+        found = [one for one in (m.penalty(part) for m, part in parts) if one is not None]
+        return jnp.sum(jnp.stack(found)) if found else None
+
+    def watch(self, delta: Delta) -> Any:
+        """The members' memories, or None if none has any."""
+        parts = tuple(m.watch(part) for m, part in zip(self.members, delta, strict=True))
+        return None if all(part is None for part in parts) else parts
+
+    def settle(
+        self, delta: Delta, old: Delta, grads: Delta, memory: Any, now: Any, steps: int
+    ) -> tuple[Delta, Any]:
+        """Each member settles its part."""
+        if memory is None:
+            return delta, None
+        parts = zip(self.members, delta, old, grads, memory, strict=True)
+        found = [m.settle(new, was, grad, kept, now, steps) for m, new, was, grad, kept in parts]
+        return tuple(new for new, _ in found), tuple(kept for _, kept in found)
+
     def derive(self, base: Base, delta: Delta) -> Any:
         """The members' derived parts, or None if no member has any."""
         members = zip(self.members, self._parts(base, delta), strict=True)
@@ -200,7 +244,7 @@ class Chain(Adapter):
         if not isinstance(delta, tuple | list) or len(delta) != len(self.members):
             swapped = "; are base and delta swapped?" if isinstance(base, tuple) else ""
             raise LoraxError(
-                f"delta of a Chain of {len(self.members)} is {_describe(delta)}: expected a tuple "
+                f"delta of a Chain of {len(self.members)} is {describe(delta)}: expected a tuple "
                 f"of one delta a member, as Chain.init returns it{swapped}"
             )
         return tuple(delta)
@@ -210,58 +254,11 @@ def _prepared(base: Base, derived: Any, adapter: Adapter) -> Base:
     return base if derived is None else Prepared(base, derived, adapter)
 
 
-def from_dict(description: Mapping[str, Any]) -> Adapter:
-    """The adapter that `Adapter.to_dict` described.
-
-    Raises:
-      LoraxError: the kind is unknown (is its module imported?) or a field does not fit.
-    """
-    if not isinstance(description, Mapping):
-        raise LoraxError(
-            f"adapter description is {_describe(description)}: expected a mapping with an "
-            "'adapter' field, as to_dict() returns it"
-        )
-    fields = dict(description)
-    kind = fields.pop("adapter", None)
-    known = {cls.__name__: cls for cls in _subclasses(Adapter)}
-    if kind == "Chain":
-        members = fields.get("members")
-        if not isinstance(members, list | tuple):
-            raise LoraxError(
-                f"members of a Chain are {_describe(members)}: expected a list of descriptions, "
-                "as to_dict() returns it"
-            )
-        return Chain(*map(from_dict, members))
-    if not isinstance(kind, str) or kind not in known:
-        raise LoraxError(
-            f"adapter kind {kind!r} is unknown: expected one of {', '.join(sorted(known))}; "
-            "import the module that defines it"
-        )
-    try:
-        return known[kind](**fields)
-    except TypeError as error:
-        raise LoraxError(
-            f"cannot build {kind} from its description ({error}): it was written by another "
-            "version; correct the field or install that version"
-        ) from None
-
-
-def from_json(text: str) -> Adapter:
-    """The adapter that `Adapter.to_json` wrote."""
-    try:
-        description = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise LoraxError(
-            f"adapter description is not JSON ({error}): write it with to_json()"
-        ) from None
-    return from_dict(description)
-
-
 def check_adapter(adapter: Any) -> None:
     """Raises LoraxTypeError unless `adapter` is an `Adapter` instance."""
     if not isinstance(adapter, Adapter):
         raise LoraxTypeError(
-            f"adapter is {_describe(adapter)}: expected an adapter such as LoRA(rank=8); "
+            f"adapter is {describe(adapter)}: expected an adapter such as LoRA(rank=8); "
             "pass an instance, not a class, a dict or a number"
         )
 
@@ -271,14 +268,7 @@ def low_rank_leaves(leaves: Mapping[str, Any]) -> dict[str, LowRank]:
     return {path: leaf for path, leaf in leaves.items() if isinstance(leaf, LowRank)}
 
 
-def _subclasses(cls: type) -> set[type]:
-    found: set[type] = set()
-    children: list[type] = cls.__subclasses__()
-    for child in children:
-        found |= {child, *_subclasses(child)}
-    return found
-
-
-def _describe(value: Any) -> str:
+def describe(value: Any) -> str:
+    """The kind and the beginning of a value, for the message of an error."""
     text = " ".join(repr(value).split())
     return f"{type(value).__name__} {text if len(text) < 60 else text[:57] + '...'}"

@@ -18,7 +18,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from lorax.core.adapter import Adapter, Delta, check_adapter, from_dict, unprepared
+from lorax.core.adapter import Adapter, Delta, check_adapter, unprepared
+from lorax.core.description import from_dict
 from lorax.core.errors import LoraxError
 from lorax.io import arrays as store
 from lorax.io.atomic import Path, new_directory

@@ -94,7 +94,7 @@ def next_token_loss(
             found = costs(logits_BTV, batch.targets, batch.mask, label_smoothing)
         return _told(found, "tokens", label_smoothing)
 
-    return loss
+    return penalised(loss, adapter)
 
 
 def classification_loss(
@@ -127,7 +127,7 @@ def classification_loss(
         found = costs(logits, batch.targets, batch.mask, label_smoothing)
         return _told(found, "examples", label_smoothing)
 
-    return loss
+    return penalised(loss, adapter)
 
 
 def regression_loss(
@@ -159,7 +159,23 @@ def regression_loss(
         total = jnp.where(mask > 0, jnp.square(values - batch.targets) * mask, 0).sum()
         return _mean(total, mask.sum()), {"examples": mask.sum()}
 
-    return loss
+    return penalised(loss, adapter)
+
+
+def penalised(loss: Loss, adapter: Adapter) -> Loss:
+    """`loss` with the `penalty` of a method that has one, which is the metric "penalty" as well.
+
+    The losses of this file have it already.
+    """
+
+    def whole(delta: Any, base: Any, batch: Any, key: jax.Array) -> tuple[jax.Array, Metrics]:
+        value, metrics = loss(delta, base, batch, key)
+        penalty = adapter.penalty(delta)
+        if penalty is None:
+            return value, metrics
+        return value + penalty, {**metrics, "penalty": penalty}
+
+    return whole
 
 
 def _program(

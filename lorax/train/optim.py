@@ -1,13 +1,15 @@
-"""Which optimizer? AdamW on the delta, clipped, with a rate of its own for every B."""
+"""Which optimizer? AdamW on the delta, clipped, a rate of its own for every B; what settles it."""
 
 import dataclasses
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from lorax.core._jax import is_traced
+from lorax.core.adapter import Adapter
 from lorax.core.errors import LoraxError
 from lorax.core.leaf import Factors
 
@@ -56,6 +58,49 @@ def adamw(
         # an update is proportional to the rate, so a factor on it is a rate, without a second state
         optax.stateless(lambda updates, _: _times_for_b(updates, loraplus)),
     )
+
+
+class Settled(NamedTuple):
+    """The state of `settled`: that of the optimizer, the method's memory, and the updates made."""
+
+    inner: Any
+    memory: Any
+    done: jax.Array
+
+
+def settled(
+    tx: optax.GradientTransformation, adapter: Adapter, steps: int
+) -> optax.GradientTransformation:
+    """`tx`, after each of whose updates the method of `adapter` has its word.
+
+    Args:
+      tx: of a delta of `adapter`; a whole optimizer, learning rate included.
+      adapter: what its `watch` remembers becomes a part of the state.
+      steps: updates of the run.
+
+    Returns:
+      `tx` itself for a method that remembers nothing, as most do.
+    """
+
+    def init(delta: Any) -> Any:
+        memory = adapter.watch(delta)
+        inner = tx.init(delta)
+        return inner if memory is None else Settled(inner, memory, jnp.zeros((), jnp.int32))
+
+    def update(grads: Any, state: Any, delta: Any = None) -> tuple[Any, Any]:
+        if not isinstance(state, Settled):
+            return tx.update(grads, state, delta)
+        updates, inner = tx.update(grads, state.inner, delta)
+        moved = optax.apply_updates(delta, updates)
+        final, memory = adapter.settle(moved, delta, grads, state.memory, state.done, steps)
+        # what is set to zero must become it exactly: x + (0 - x) does
+        updates = jax.tree.map(
+            lambda u, old, new, want: jnp.where(new == want, u, want - old),
+            updates, delta, moved, final,
+        )  # fmt: skip
+        return updates, Settled(inner, memory, optax.safe_increment(state.done))
+
+    return optax.GradientTransformation(init, update)
 
 
 def _times_for_b(updates: Any, factor: Any) -> Any:
