@@ -164,7 +164,7 @@ def _eval() -> dict:
         "every": 0,  # updates between evaluations; the last update has one too
         "batch": 0,  # 0: as in training
         "limit": 0,  # held-out examples; 0 for all
-        "by_item": False,  # also record the number of each item of the test part
+        "by_item": False,  # also record the number of each item of test and of retention
         "generate": 0,  # prompts continued at the end, and scored; -1 for all
         "beams": 1,
         "length_penalty": 1.0,

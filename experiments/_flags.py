@@ -26,6 +26,9 @@ SPELLINGS = (
     (r"\boverwrite=True", "--overwrite"),
     (r"\bdtype=(['\"])(\w+)\1", r"--dtype=\2"),
     (r"\bpass base=.*", "give --model"),
+    (r"\bbase= and rank=", "--model and --rank"),
+    (r"\bleave_out=True", "--leave_out"),
+    (r"(?<!-)\bdensity is ", "--density is "),
     (
         r"(?<!-)\b(max_new_tokens|temperature|top_[kp]|beams|length_penalty|no_repeat_ngram)"
         r"(?==| is | out\b)",
@@ -104,7 +107,7 @@ def check_out(flags: argparse.Namespace, mark: str, *, safetensors: bool = False
     """Finds out before the work whether its result can be written.
 
     Args:
-      flags: with those of `out_flags`, and what is read: --model and --adapter.
+      flags: with those of `out_flags`, and what is read: --model, --adapter, --adapters.
       mark: the file that tells what such a directory holds, "config.json" say.
       safetensors: whether it takes that library.
 
@@ -116,8 +119,12 @@ def check_out(flags: argparse.Namespace, mark: str, *, safetensors: bool = False
     from lorax.io.tensors import safetensors_for
 
     out = pathlib.Path(flags.out).resolve()
-    for flag in ("model", "adapter"):
-        source = pathlib.Path(getattr(flags, flag)).resolve()
+    read = [(flag, getattr(flags, flag, None)) for flag in ("model", "adapter")]
+    read += [("adapters", directory) for directory in getattr(flags, "adapters", ())]
+    for flag, text in read:
+        if text is None:
+            continue
+        source = pathlib.Path(text).resolve()
         if source.exists() and source.is_relative_to(out):
             raise LoraxError(
                 f"--out='{flags.out}' is where --{flag} lies: choose another directory"

@@ -15,13 +15,20 @@ from lorax.adapters.bitfit import BitFit
 from lorax.adapters.bottleneck import Bottleneck
 from lorax.adapters.dora import DoRA
 from lorax.adapters.full import Full
+from lorax.adapters.ia3 import IA3
+from lorax.adapters.loha import LoHa
+from lorax.adapters.lokr import LoKr
 from lorax.adapters.lora import LoRA
+from lorax.adapters.lora_fa import LoRAFA
+from lorax.adapters.lora_xs import LoRAXS
 from lorax.adapters.p_tuning import PTuning
 from lorax.adapters.prefix_layer import PrefixLayer
 from lorax.adapters.prefix_tuning import PrefixTuning
 from lorax.adapters.prompt_tuning import PromptTuning
 from lorax.adapters.subspace import Subspace
-from lorax.core.adapter import Adapter, Chain, Prepared
+from lorax.adapters.tiny_lora import TinyLoRA
+from lorax.adapters.vera import VeRA
+from lorax.core.adapter import Adapter, Chain, Prepared, from_dict, from_json
 from lorax.core.description import from_dict, from_json
 from lorax.core.engine import Adapted, adapt
 from lorax.core.errors import LoraxError, LoraxTypeError, LoraxWarning
@@ -44,8 +51,13 @@ __all__ = [
     "DoRA",
     "Factors",
     "Full",
+    "IA3",
     "Learnt",
+    "LoHa",
+    "LoKr",
     "LoRA",
+    "LoRAFA",
+    "LoRAXS",
     "LoraxError",
     "LoraxTypeError",
     "LoraxWarning",
@@ -60,6 +72,8 @@ __all__ = [
     "Roles",
     "Shift",
     "Subspace",
+    "TinyLoRA",
+    "VeRA",
     "adapt",
     "dequantize",
     "freeze_base",

@@ -25,7 +25,10 @@ METRICS = {"classification": ("accuracy",), "regression": ("pearson", "spearman"
 """Where the data set does not say what it is scored by."""
 
 ITEMS = "items"
-"""Among the numbers of the test part, those of each of its rows."""
+"""Among the numbers of a held-out set, those of each of its rows."""
+
+BY_ITEM = ("test", "retention")
+"""The sets of which that is told."""
 
 Numbers = dict[str, Any]
 
@@ -71,9 +74,9 @@ def make_measure(
       metrics: of classification and regression, names of `lorax.evaluation.scores`.
       check: called between batches; what it raises ends the evaluation.
       layout: of base and delta; the rows of a batch are dealt to its devices where they divide.
-      items: whether "test/items" is among the numbers of the test part: {"number": "loss", say,
-        "sums": [...], "counts": [...]}, by which one row is compared with that of another model;
-        the number itself is the sum of `sums` over that of `counts`.
+      items: whether "test/items" is among the numbers of test, and so of every set of `BY_ITEM`:
+        {"number": "loss", say, "sums": [...], "counts": [...]}, by which one row is compared with
+        that of another model; the number itself is the sum of `sums` over that of `counts`.
     """
     layout, language = layout or single(), task in LANGUAGE
     make = _make_language if language else functools.partial(_make_answers, metrics=metrics)
@@ -81,7 +84,7 @@ def make_measure(
     by_row = make_evaluate_rows(_dealt(layout, apply, together=True)) if language else None
 
     def measure(held: Held, base: Any, delta: Any) -> Numbers:
-        each = items and held.name == "test"
+        each = items and held.name in BY_ITEM
         if by_row is None or not (held.choices or each):
             found = measured(held, base, delta)
         elif held.choices:

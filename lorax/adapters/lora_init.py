@@ -34,7 +34,7 @@ def draw(
     """
     a_shape, b_shape = roles.shapes(leaf.shape, rank)
     if name in DECOMPOSITIONS:
-        _check_rank(name, path, leaf, roles, rank)
+        check_rank(f"initializer='{name}'", path, leaf, roles, rank)
         return Factors(jnp.zeros(a_shape, dtype), jnp.zeros(b_shape, dtype), roles)
     if name == "orthogonal":
         return _orthogonal(key, path, a_shape, b_shape, roles, dtype)
@@ -90,11 +90,8 @@ def decomposed(
     "pissa": with U S Vᵀ = W0, A0 = U sqrt(S / scale), B0 = sqrt(S / scale) Vᵀ, first r. "olora":
     with Q R = W0ᵀ, A0 = Rᵀ, B0 = Qᵀ, first r.
     """
-    _check_rank(name, path, leaf, roles, rank)
-    count, fan_in, fan_out = roles.matrix(leaf.shape)
-    order = (*roles.stack, *roles.inputs, *roles.outputs)
-    wide = jnp.promote_types(leaf.dtype, jnp.float32)
-    w = jnp.transpose(formed(leaf), order).reshape(count, fan_in, fan_out).astype(wide)
+    check_rank(f"initializer='{name}'", path, leaf, roles, rank)
+    w = matrices(leaf, roles)
     if name == "pissa":
         u, s, vt = jnp.linalg.svd(w, full_matrices=False)
         root = jnp.sqrt(s[:, :rank] / scale)
@@ -106,10 +103,18 @@ def decomposed(
     return Factors(a.reshape(a_shape).astype(dtype), b.reshape(b_shape).astype(dtype), roles)
 
 
-def _check_rank(name: str, path: str, leaf: Any, roles: Roles, rank: int) -> None:
+def matrices(leaf: Any, roles: Roles) -> jax.Array:
+    """W0 as a batch (number of stacked, in, out) in float32 or wider; a quantised one is formed."""
+    order = (*roles.stack, *roles.inputs, *roles.outputs)
+    wide = jnp.promote_types(leaf.dtype, jnp.float32)
+    return jnp.transpose(formed(leaf), order).reshape(roles.matrix(leaf.shape)).astype(wide)
+
+
+def check_rank(wanted_by: str, path: str, leaf: Any, roles: Roles, rank: int) -> None:
+    """Raises LoraxError for a rank above the smaller side of the matrix."""
     _, fan_in, fan_out = roles.matrix(leaf.shape)
     if rank > min(fan_in, fan_out):
         raise LoraxError(
-            f"initializer='{name}' at '{path}' has rank {rank}: expected at most "
+            f"{wanted_by} at '{path}' has rank {rank}: expected at most "
             f"{min(fan_in, fan_out)}, the smaller side of {fan_in} × {fan_out}; lower rank"
         )
