@@ -28,7 +28,7 @@ from lorax.adapters.prompt_tuning import PromptTuning
 from lorax.adapters.subspace import Subspace
 from lorax.adapters.tiny_lora import TinyLoRA
 from lorax.adapters.vera import VeRA
-from lorax.core.adapter import Adapter, Chain, Prepared, from_dict, from_json
+from lorax.core.adapter import Adapter, Chain, Prepared
 from lorax.core.description import from_dict, from_json
 from lorax.core.engine import Adapted, adapt
 from lorax.core.errors import LoraxError, LoraxTypeError, LoraxWarning
