@@ -133,7 +133,7 @@ class Shared:
         job = make_job(setting, workdir, "train", self._stop, delta, own)
         if not config.adapter_from:  # the update is zero, so all units begin with these numbers
             job = dataclasses.replace(job, frozen=functools.partial(self._of_base, job))
-        tx, _ = method.make_optimizer(config.optimizer, setting.steps)
+        tx, _ = method.make_optimizer(config.optimizer, setting.steps, setting.adapter)
         state = init_state(delta, tx, jax.random.key(config.seed.dropout))
         return Member(unit, setting, job, state, numbers)
 
@@ -167,7 +167,7 @@ class Shared:
         """What holds the state, and the numbers, of every unit."""
         found = {}
         for setting in self._settings.values():
-            tx, _ = method.make_optimizer(setting.config.optimizer, setting.steps)
+            tx, _ = method.make_optimizer(setting.config.optimizer, setting.steps, setting.adapter)
 
             def first(key: jax.Array, setting: Setting = setting, tx: Any = tx) -> Any:
                 delta = setting.adapter.init(key, self._plain, self._roles)
@@ -185,7 +185,9 @@ class Shared:
 
     def _optimizer(self, numbers: Numbers) -> Any:
         fields = self.setting.config.optimizer.to_dict() | numbers["optimizer"]
-        return method.make_optimizer(types.SimpleNamespace(**fields), self.setting.steps)
+        return method.make_optimizer(
+            types.SimpleNamespace(**fields), self.setting.steps, self.setting.adapter
+        )
 
     def _pipeline(self, setting: Setting) -> Pipeline:
         """One for all units whose data come in the same order."""

@@ -13,7 +13,7 @@ from lorax.core.errors import LoraxError
 from lorax.io.checkpoint import load_adapter
 from lorax.parallel.layout import Layout
 from lorax.train.losses import classification_loss, next_token_loss, regression_loss
-from lorax.train.optim import adamw
+from lorax.train.optim import adamw, settled
 from lorax.train.schedules import schedule
 from lorax.train.step import Loss, Schedule
 
@@ -59,8 +59,12 @@ def make_loss(
     return classification_loss(fn, adapter, label_smoothing=part.label_smoothing, dropout=dropout)
 
 
-def make_optimizer(part: Any, steps: int) -> tuple[optax.GradientTransformation, Schedule]:
+def make_optimizer(
+    part: Any, steps: int, adapter: lorax.Adapter | None = None
+) -> tuple[optax.GradientTransformation, Schedule]:
     """AdamW and the schedule inside it, of `config.optimizer`, for a run of `steps` updates.
+
+    With an `adapter`, its method has its word after each update.
 
     Raises:
       LoraxError: numbers that make none, naming the part of the config.
@@ -76,7 +80,7 @@ def make_optimizer(part: Any, steps: int) -> tuple[optax.GradientTransformation,
         )  # fmt: skip
     except LoraxError as error:
         raise LoraxError(f"config.optimizer: {error}") from None
-    return tx, rate
+    return (tx if adapter is None else settled(tx, adapter, steps)), rate
 
 
 def first_delta(

@@ -95,7 +95,7 @@ def _planned(config: Any, overrides: Any, found: Read | None) -> Preflight:
     return Preflight(
         config, overrides, fn, (example,), method.make_loss(config, fn, adapter), adapter,
         _stored(config, subject.base), batch,
-        method.make_optimizer(config.optimizer, steps or config.optimizer.warmup + 1)[0],
+        method.make_optimizer(config.optimizer, steps or config.optimizer.warmup + 1, adapter)[0],
         steps or None, rows or None, _logits(config, subject.model, batch), subject.model,
     )  # fmt: skip
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 from ml_collections import ConfigDict
@@ -112,7 +113,7 @@ class Setting:
     @property
     def tx(self) -> optax.GradientTransformation:
         """The optimizer of the delta."""
-        return method.make_optimizer(self.config.optimizer, self.steps)[0]
+        return method.make_optimizer(self.config.optimizer, self.steps, self.adapter)[0]
 
 
 def make_setting(config: Any, layout: Layout | None = None) -> Setting:
@@ -219,8 +220,16 @@ def _check_fits(setting: Setting) -> None:
     apply = lorax.adapt(setting.fn, setting.adapter, on_fallback="allow")
     example = np.zeros(setting.example.shape, setting.example.dtype)
     base = jax.eval_shape(lambda base: quantised(setting.config, base), setting.subject.base)
+
+    def first(base: Any) -> Any:
+        delta = apply.init(jax.random.key(0), base, example)
+        memory = setting.adapter.watch(delta)
+        if memory is not None:
+            setting.adapter.settle(delta, delta, delta, memory, jnp.int32(0), setting.steps)
+        return delta
+
     try:
-        jax.eval_shape(lambda base: apply.init(jax.random.key(0), base, example), base)
+        jax.eval_shape(first, base)
     except LoraxError as error:
         raise LoraxError(f"config.adapter: {error}") from None
     if setting.config.adapter_from:

@@ -136,7 +136,7 @@ def run(job: Job, layout: Layout, stop: Stop, say: Callable[[str], None]) -> Tra
       LoraxError: checkpoints of another base or of other shapes, NaN, a disk that refuses.
     """
     config = job.config
-    tx, schedule = make_optimizer(config.optimizer, job.steps)
+    tx, schedule = make_optimizer(config.optimizer, job.steps, job.adapter)
     key = jax.random.key(config.seed.dropout)
     first = made(
         layout, lambda delta: init_state(delta, tx, key),
