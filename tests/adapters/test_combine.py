@@ -11,6 +11,14 @@ from hypothesis import strategies as st
 
 import lorax
 from lorax.adapters.combine import combine
+from lorax.adapters.dora import DoRA
+from lorax.adapters.ia3 import IA3
+from lorax.adapters.loha import LoHa
+from lorax.adapters.lokr import LoKr
+from lorax.adapters.lora_fa import LoRAFA
+from lorax.adapters.lora_xs import LoRAXS
+from lorax.adapters.tiny_lora import TinyLoRA
+from lorax.adapters.vera import VeRA
 from tests.adapters.sums import BASE, ROLES, as_matrices, cut, relative, trained, two, update
 
 HEAD = lorax.Full(where=("query",))
@@ -185,3 +193,38 @@ def test_what_was_trained_whole_is_cut_to_a_rank_or_told_why_not():
         combine([(bias, bias.init(jax.random.key(0), base), 1.0)], base=base, rank=1)
     with pytest.raises(lorax.LoraxError, match="a leaf with factors"):
         combine([(adapter, delta, 1.0)], leave_out=True)
+
+
+FAST = (LoRAFA, DoRA)
+KINDS = [
+    VeRA(rank=3, where=("query", "experts")),
+    LoRAFA(rank=2, alpha=3.0, where=("query", "experts")),
+    LoRAXS(rank=2, where=("query", "experts")),
+    TinyLoRA(where=("query", "experts")),
+    LoHa(rank=2, where=("query",)),
+    LoKr(rank=2, where=("query",)),
+    DoRA(rank=2, where=("query",)),
+    IA3(where=("query",), feedforward=()),
+    lorax.Chain(DoRA(rank=1, where=("query",)), lorax.LoRA(rank=1, where=("heads",))),
+]
+
+
+@pytest.mark.parametrize(
+    "adapter",
+    [pytest.param(a, marks=() if isinstance(a, FAST) else pytest.mark.runs) for a in KINDS],
+    ids=lambda a: type(a).__name__,
+)
+def test_any_kind_of_adapter_is_added_to_a_lora(adapter):
+    low = lorax.LoRA(rank=2, alpha=5.0, where=("query", "heads"))
+    delta, other = trained(adapter, 1), trained(low, 2)
+    parts = [(adapter, delta, 0.7), (low, other, -0.4)]
+    with pytest.raises(lorax.LoraxError, match=r"part 0 has a .*base=") as caught:
+        combine(parts)
+    assert "\n" not in str(caught.value)
+    found = combine(parts, base=BASE, rank=6)
+    got = found.adapter.merge(BASE, found.delta)
+    one, two = adapter.merge(BASE, delta), low.merge(BASE, other)
+    assert max(found.error.values()) < 1e-4
+    for leaf, w in BASE.items():
+        want = w + 0.7 * (one[leaf] - w) - 0.4 * (two[leaf] - w)
+        np.testing.assert_allclose(got[leaf], want, rtol=1e-4, atol=2e-4)

@@ -2,12 +2,14 @@
 
 import dataclasses
 
+import jax
 import numpy as np
 import pytest
 
 import lorax
 from lorax.adapters.low_rank import matrices
 from lorax.adapters.parts import Whole, gather, whole_paths
+from lorax.adapters.prompt_tuning import PromptTuning
 from tests.adapters.sums import BASE, ROLES, as_matrices, trained, two, update
 
 HEAD = lorax.Full(where=("query",))
@@ -88,3 +90,17 @@ def test_mistakes():
     with pytest.raises(lorax.LoraxError, match="part 0 has a Full.*not the same in all parts"):
         gather([one, (heads.members[0], one[1][0], 1.0)])
     assert gather([one, one]).kept == ((HEAD, one[1][1]),)
+
+
+def test_prompts_are_shared_refused_or_left_out():
+    base = {"params": {"embed": {"embedding": np.ones((7, 4), np.float32)}, **BASE}}
+    lora, prompt = lorax.LoRA(rank=1, where=("params/query",)), PromptTuning(tokens=2)
+    chain = lorax.Chain(lora, prompt)
+    one, two = (chain.init(jax.random.key(seed), base) for seed in (1, 2))
+    shared = gather([(chain, one, 0.5), (chain, (two[0], one[1]), 0.5)])
+    assert shared.kept == ((prompt, one[1]),) and whole_paths(prompt, one[1], None) == []
+    parts = [(chain, one, 0.5), (chain, two, 0.5)]
+    for fields in ({}, {"base": base, "rank": 2}):
+        with pytest.raises(lorax.LoraxError, match="part 0 has a PromptTuning.*no ΔW"):
+            gather(parts, **fields)
+    assert set(gather(parts, leave_out=True).updates) == {"params/query"}
