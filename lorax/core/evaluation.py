@@ -204,8 +204,10 @@ class Evaluation:
             if number is not None:
                 self._iterations.pop()
 
-    def seen(self, x: jax.Array, axes: Sequence[Label], leaf: Implicit) -> jax.Array:
-        """`x`, which a product of `leaf` is about to contract; for those who watch inputs."""
+    def seen(
+        self, x: jax.Array, axes: Sequence[Label], contracted: Sequence[Label], leaf: Implicit
+    ) -> jax.Array:
+        """`x`, of which a product of `leaf` is about to contract some axes; for those who watch."""
         return x
 
     def whole(self, path: str, why: str) -> None:

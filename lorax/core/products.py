@@ -42,7 +42,7 @@ def dot_general(ctx: Any, eqn: _jax.Equation, values: Values) -> list[Any] | Non
     shared = [leaf.axes[i] for i in batch[side]]
     out_axes = [*shared, *leaf_free, *x_free] if side == 0 else [*shared, *x_free, *leaf_free]
 
-    x = ctx.seen(x, x_axes, leaf)
+    x = ctx.seen(x, x_axes, [leaf.axes[i] for i in contracting[side]], leaf)
     gain = leaf.gain
     if gain is not None and not set(gain[1]) <= set(out_axes):
         if not set(gain[1]) <= set(x_axes):
