@@ -17,11 +17,14 @@
 
 In a scanned model ``layers`` stands for ``layer_i`` and its arrays have a leading axis L.
 
-The positions of real tokens are n + p more than without, given or counted; virtual ones have those
-just before, from p on. n + p + T is at most ``max_length``. Outputs are those of the T real tokens,
-but a classifier reads the first place of a row, be it virtual. A cache holds real tokens only: what
-is virtual is computed at every call. Hugging Face's models with PEFT do the same, but count padding
-as tokens where PEFT embeds the input itself, which shows where it is on the left.
+The positions of real tokens, given or counted, grow by n + p, where p is the longest of any layer.
+Virtual tokens before the rows have those from p on, counted from an encoder's first. In all,
+n + p + T is at most ``max_length``. Outputs are those of the T tokens of the rows, but a classifier
+reads the first place, be it virtual. A cache holds the rows alone: what stands before them is
+computed with every call, and n + p + slots is at most ``max_length``.
+
+Hugging Face's models with PEFT give the same, but count padding like tokens where PEFT embeds
+the input itself or is given no positions, which shows where padding is on the left.
 
 Shape suffixes: B batch, T tokens, S keys, D model width, K key-value heads, H head width,
 V vocabulary.

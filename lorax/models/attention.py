@@ -28,7 +28,7 @@ def implementation(
 
     ``attention`` "auto" means cuDNN's flash attention on a GPU (``backend`` "gpu") with 16-bit
     compute, within what every cuDNN supports: heads of at most 128 channels in eights, as many
-    ``keys`` as ``tokens`` (no cache), and an even number of them where a mask is given.
+    ``keys`` as ``tokens`` (no cache, no prefix), and an even number of them where a mask is given.
 
     Raises ValueError for "cudnn" off a GPU or in more than 16 bits.
     """

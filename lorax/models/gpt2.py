@@ -117,7 +117,8 @@ class GPT2(nn.Module):
     ``attention_norm attention/{qkv,out} mlp_norm mlp/{up,down}``, under ``layer_0 …`` or, with
     ``config.scan``, under ``layers`` whose leaves have a leading layer axis (`stack_layers`
     converts); ``norm``; ``lm_head/kernel`` (D, V) unless tied. All kernels are (in, out) matrices.
-    Weights start as in `Llama`, biases at 0.
+    Weights start as in `Llama`, biases at 0. Beside them it reads the collection of
+    `lorax.models.additions`.
 
     Source: Radford et al., "Language Models are Unsupervised Multitask Learners", 2019.
     """

@@ -133,6 +133,7 @@ class Llama(nn.Module):
     ``layers`` whose leaves have a leading layer axis (`stack_layers` converts); ``norm/scale``;
     ``lm_head/kernel`` (D, V) unless tied. All kernels are (in, out) matrices. Weights start
     normal with deviation sqrt(2 / (5 D)), those of ``out`` and ``down`` smaller by sqrt(2 L).
+    Beside them it reads the collection of `lorax.models.additions`.
 
     Source: Touvron et al., "LLaMA", arXiv:2302.13971.
     """

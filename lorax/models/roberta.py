@@ -135,7 +135,8 @@ class Roberta(nn.Module):
     ``attention/{query,key,value,out} attention_norm mlp/{up,down} mlp_norm``, under ``layer_0 …``
     or, with ``config.scan``, under ``layers`` whose leaves have a leading layer axis
     (`stack_layers` converts); ``classifier`` or ``lm_head``. All kernels are (in, out) matrices.
-    Weights start normal with deviation sqrt(2 / (5 D)), biases at 0.
+    Weights start normal with deviation sqrt(2 / (5 D)), biases at 0. Beside them it reads the
+    collection of `lorax.models.additions`.
 
     Source: Liu et al., "RoBERTa", arXiv:1907.11692; Devlin et al., "BERT", arXiv:1810.04805.
     """
