@@ -10,13 +10,15 @@ from experiments import _workdir
 from experiments._cli import Call, Ended, UsageError
 from experiments._report.page import require
 from experiments._sweep import check, preview, report, tables
+from experiments._sweep.items import write_items
 from experiments._sweep.points import Sweep, read_sweep
-from experiments._sweep.reduce import compared, reduce
+from experiments._sweep.reduce import Reduced, compared, reduce
 from experiments._sweep.rows import (
     DONE,
     FAILED,
     ROWS,
     SWEEP,
+    Row,
     left,
     read_rows,
     row,
@@ -139,7 +141,9 @@ def _sweep(call: Call, asked: Asked, planned: Planned, argv: Sequence[str], stop
             print(f"{len(units)} units, {before} of them ended before.")
             train(units)
         stop.where = "before the report"
-        write_rows(call.workdir, [row(call.workdir, unit) for unit in units])
+        rows = [row(call.workdir, unit) for unit in units]
+        write_rows(call.workdir, rows)
+        write_items(call.workdir, _reduced(call, rows, best_of, asked.search))
         report.write_report(call.workdir)
         if rest := left(call.workdir, units):
             raise LoraxError(
@@ -270,10 +274,16 @@ def _tell_result(call: Call, best_of: BestOf | None, search: tuple[float, float]
       LoraxError: all units failed.
     """
     rows = read_rows(call.workdir / ROWS)
-    reduced = reduce(rows, best_of, call.config.checkpoint.to_dict(), search or ())
+    reduced = _reduced(call, rows, best_of, search)
     print(f"\n{markdown(tables.best(reduced, rows, _workdir.plain(call.config)))}\n")
     for line in (failed := tables.failures(rows)):
         print(f"Failed: {line}")
     print(f"Done: {call.workdir / 'report.md'}, report.html, {ROWS}")
     if len(failed) == len(rows):
         raise LoraxError(f"all {len(rows)} units failed, the first {failed[0]}")
+
+
+def _reduced(
+    call: Call, rows: Sequence[Row], best_of: BestOf | None, search: tuple[float, float] | None
+) -> Reduced:
+    return reduce(rows, best_of, call.config.checkpoint.to_dict(), search or ())

@@ -24,10 +24,11 @@ from experiments._report.page import (
 from experiments._report.tables import common, environment
 from experiments._report.write import put_report
 from experiments._sweep import tables
+from experiments._sweep.items import ByUnit, read_items
 from experiments._sweep.reduce import FROM_RANK, Reduced, grid_step, reduce
 from experiments._sweep.rows import DONE, FAILED, ROWS, SWEEP, Row, read_rows
 from experiments._sweep.units import is_seed
-from experiments.figures import ranks
+from experiments.figures import methods, ranks
 from lorax.io.json_file import read_json
 
 MEANS = (
@@ -69,8 +70,8 @@ def write_report(workdir: pathlib.Path, out: pathlib.Path | None = None) -> path
     rows, chosen = read_rows(workdir / ROWS), tuple(sweep.get("best_of", ()))
     best_of = BestOf(chosen, sweep.get("by", "")) if chosen else None
     reduced = reduce(rows, best_of, config.get("checkpoint"), sweep.get("search", ()))
-    env = read_json(workdir / "env.json")
-    return write(out or workdir, sweep.get("page", ""), config, rows, reduced, env)
+    env, items = read_json(workdir / "env.json"), read_items(workdir)
+    return write(out or workdir, sweep.get("page", ""), config, rows, reduced, env, items)
 
 
 def write(
@@ -80,6 +81,7 @@ def write(
     rows: Sequence[Row],
     reduced: Reduced,
     env: Mapping[str, Any] | None = None,
+    items: ByUnit | None = None,
 ) -> pathlib.Path:
     """Writes report.md, report.html and plots/; the path of report.md.
 
@@ -90,6 +92,7 @@ def write(
       rows: of all units, at least one.
       reduced: of `reduce`.
       env: env.json of the sweep.
+      items: of `read_items`.
 
     Raises:
       LoraxError: the folder cannot be written, or matplotlib or markdown-it-py is missing.
@@ -98,12 +101,15 @@ def write(
     title, about = _about(page_name, config, rows)
     blocks: list[Block] = [Text(f"# {escape(title)}"), Text(about)]
     blocks += sections.items("Warnings", _warnings(rows, reduced))
+    compared = methods.compare(rows, reduced, config, items or {}, methods.read_costs())
+    shown, drawn = methods.section(compared) if compared else ([], {})
+    blocks += shown
     blocks += [Text("## Results"), Table(tables.best(reduced, rows, config)), Text(_how(reduced))]
     if found := tables.moves(reduced):
         blocks += [Text("## Best learning rate of each rank"), Table(found), Text(_steps(reduced))]
-    figures, drawn = ranks.figures(rows, reduced, config)
-    if figures:
-        blocks += [Text("## Figures"), *figures]
+    if not compared:  # whose figures stand above
+        figures, drawn = ranks.figures(rows, reduced, config)
+        blocks += [Text("## Figures"), *figures] if figures else []
     if found := tables.choices(reduced):
         said = f"{words.score(reduced.by)}, mean ± standard error; the best of each row is bold."
         blocks += [Text("## Every choice"), Text(said[:1].upper() + said[1:]), Table(found)]

@@ -38,7 +38,9 @@ def make_job(
         delta = _first_delta(setting)
     program = program or make_program(setting, setting.adapter, stop)
     given = program.given
-    measure = lambda held, prepared, delta: program.measure(held, prepared, given(delta))
+    measure = lambda held, prepared, delta, **asked: program.measure(
+        held, prepared, given(delta), **asked
+    )
     seen = [held for name, held in setting.data.held.items() if name != "test"]
 
     def evaluate(prepared: Any, delta: Any) -> Mapping[str, float]:
@@ -65,9 +67,8 @@ def make_program(setting: Setting, adapter: lorax.Adapter, stop: Stop) -> traini
     """The program of a setting under `adapter`, and its measure, compiled once a shape."""
     apply = lorax.adapt(setting.fn, adapter)
     measure = scoring.make_measure(
-        setting.config.data.task, apply, setting.metrics, stop.check, setting.layout,
-        items=setting.config.eval.by_item,
-    )  # fmt: skip
+        setting.config.data.task, apply, setting.metrics, stop.check, setting.layout
+    )
     return training.Adapted(apply, measure, lambda delta: delta)
 
 

@@ -139,25 +139,26 @@ def finish(setting: Setting, job: training.Job, trained: training.Trained, stop:
     result: dict[str, Any] = {"best_step": trained.step} if config.checkpoint.best else {}
     for name, one in held.items():
         result |= {f"base/{k}": v for k, v in job.frozen(one, trained.prepared).items()}
+        items = config.eval.by_item and name in scoring.BY_ITEM
         known = {k: v for k, v in trained.numbers.items() if k.startswith(f"{name}/")}
-        result |= known or job.measure(one, trained.prepared, trained.delta)
+        if items or not known:
+            known = job.measure(one, trained.prepared, trained.delta, items=items)
+        result |= known
         if config.data.task == "classification" and name != "retention":
             pipeline = setting.data.pipeline
             result |= scoring.majority(pipeline.examples, one, setting.metrics)
     frozen = {k.removeprefix("base/"): v for k, v in result.items() if k.startswith("base/")}
     result |= scoring.forgotten(result, frozen)
     result |= _texts(setting, job, trained, stop)
-    # of the frozen base they are not kept
-    items = {name: result.pop(name) for name in list(result) if name.endswith(f"/{scoring.ITEMS}")}
+    by_item = {n: result.pop(n) for n in list(result) if n.endswith(f"/{scoring.ITEMS}")}
     save(
         job.workdir / "adapter", setting.adapter, trained.delta, setting.layout,
         setting.subject.base,
     )  # fmt: skip
     if jax.process_index() == 0:
         with MetricsWriter(job.workdir / training.METRICS) as writer:
-            for name, found in items.items():
-                if not name.startswith("base/"):
-                    writer.write(run=job.label, step=setting.steps, kind="items", of=name, **found)
+            for name, found in by_item.items():
+                writer.write(run=job.label, step=setting.steps, kind="items", of=name, **found)
             writer.write(
                 run=job.label, step=setting.steps, kind="result",
                 trainable=_size(trained.delta), total=_numbers(setting.subject.base),

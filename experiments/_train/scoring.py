@@ -28,7 +28,7 @@ ITEMS = "items"
 """Among the numbers of a held-out set, those of each of its rows."""
 
 BY_ITEM = ("test", "retention")
-"""The sets of which that is told."""
+"""The sets of which that is kept."""
 
 Numbers = dict[str, Any]
 
@@ -63,10 +63,13 @@ def make_measure(
     metrics: Sequence[str],
     check: Callable[[], None],
     layout: Layout | None = None,
-    *,
-    items: bool = False,
 ) -> Measure:
-    """`measure(held, base, delta) -> {"validation/loss": ...}`, compiled once a shape of batch.
+    """`measure(held, base, delta, items=False) -> {"validation/loss": ...}`, compiled once a shape
+    of batch.
+
+    With `items` there is "validation/items" too, where the rows have a number each: {"number":
+    "loss", say, "sums": [...], "counts": [...]}, by which one row is compared with that of another
+    model; the number itself is the sum of `sums` over that of `counts`.
 
     Args:
       task: of the config.
@@ -74,24 +77,20 @@ def make_measure(
       metrics: of classification and regression, names of `lorax.evaluation.scores`.
       check: called between batches; what it raises ends the evaluation.
       layout: of base and delta; the rows of a batch are dealt to its devices where they divide.
-      items: whether "test/items" is among the numbers of test, and so of every set of `BY_ITEM`:
-        {"number": "loss", say, "sums": [...], "counts": [...]}, by which one row is compared with
-        that of another model; the number itself is the sum of `sums` over that of `counts`.
     """
     layout, language = layout or single(), task in LANGUAGE
     make = _make_language if language else functools.partial(_make_answers, metrics=metrics)
     measured = make(_dealt(layout, apply, together=not language), check=check)
     by_row = make_evaluate_rows(_dealt(layout, apply, together=True)) if language else None
 
-    def measure(held: Held, base: Any, delta: Any) -> Numbers:
-        each = items and held.name in BY_ITEM
-        if by_row is None or not (held.choices or each):
+    def measure(held: Held, base: Any, delta: Any, *, items: bool = False) -> Numbers:
+        if by_row is None or not (held.choices or items):
             found = measured(held, base, delta)
         elif held.choices:
             found = _of_choices(by_row, held, held.choices, base, delta, check)
         else:
             found = _of_rows(by_row(held.batches, base, delta, check=check), held.size)
-        if not each:
+        if not items:
             found.pop(ITEMS, None)
         return {f"{held.name}/{name}": value for name, value in found.items()}
 

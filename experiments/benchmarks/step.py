@@ -15,28 +15,17 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-import numpy as np
-import optax
 from absl import app, flags
 
-import lorax
 from experiments import _memory
 from experiments.benchmarks import _measure as measure
-from experiments.benchmarks._floor import floor_loss, loss_of
-from lorax.models.llama import Llama
-from lorax.models.llama_config import LlamaConfig
+from experiments.benchmarks._step_programs import Programs, stepper
 
 FLAGS = flags.FLAGS
 flags.DEFINE_integer("rounds", 9, "timed rounds, each of them one step of every program", 1)
 flags.DEFINE_integer("compilations", 3, "rounds of tracing and compiling", 1)
 flags.DEFINE_string("output", None, "also write the JSON to this file")
 
-MODEL = LlamaConfig(
-    vocab_size=50_257, dim=768, layers=4, heads=12, kv_heads=12, hidden_dim=2048,
-    max_length=128, tied=True,
-)  # fmt: skip
-BATCH, LENGTH, RANK = 4, 128, 8
 TARGETS = {
     "a_lora_step_over_floor": 1.08,
     "b_full_step_over_lora_step": 1.6,
@@ -44,53 +33,6 @@ TARGETS = {
     "e_trace_over_bare": 2.5,
     "e_compile_over_bare": 1.3,
 }
-
-
-class Programs:
-    """The programs to compare, on one base and one batch."""
-
-    def __init__(self) -> None:
-        self.model = Llama(MODEL)
-        self.tokens = jnp.asarray(
-            np.random.default_rng(0).integers(0, MODEL.vocab_size, (BATCH, LENGTH)), jnp.int32
-        )
-        self.base = jax.jit(self.model.init)(jax.random.key(0), self.tokens)
-        self.adapter = lorax.LoRA(rank=RANK, alpha=16.0, where="all-linear")
-        self.full = lorax.Full()
-        self.tx = optax.adamw(1e-4)
-        self.shift = jnp.zeros((BATCH, LENGTH, MODEL.dim))
-
-    def start(self, adapter: lorax.Adapter) -> tuple[Any, Any]:
-        """A first delta and its optimizer state."""
-        init = lorax.adapt(self.model.apply, adapter).init
-        delta = jax.jit(init)(jax.random.key(1), self.base, self.tokens)
-        return delta, self.tx.init(delta)
-
-    def step(self, adapter: lorax.Adapter, engine: str = "factored") -> Callable[..., Any]:
-        """(state, base, tokens) -> (state, loss), as one function to jit with the state donated."""
-        apply = lorax.adapt(self.model.apply, adapter, engine=engine, on_fallback="error")
-
-        def step(state: Any, base: Any, tokens: jax.Array) -> tuple[Any, jax.Array]:
-            delta, opt_state = state
-            loss = lambda delta: loss_of(apply(base, delta, tokens), tokens)
-            value, grads = jax.value_and_grad(loss)(delta)
-            updates, opt_state = self.tx.update(grads, opt_state, delta)
-            return (optax.apply_updates(delta, updates), opt_state), value
-
-        return step
-
-    def floor(self) -> Callable[..., Any]:
-        """Forward and backward of the bare model, down to the first layer's input."""
-        return jax.value_and_grad(floor_loss(self.model.apply))
-
-    def bare_forward(self) -> Callable[..., Any]:
-        """The bare model's loss, as a new function that no cache knows."""
-        return lambda base, tokens: loss_of(self.model.apply(base, tokens), tokens)
-
-    def adapted_forward(self) -> Callable[..., Any]:
-        """The same of the adapted model."""
-        apply = lorax.adapt(self.model.apply, self.adapter, on_fallback="error")
-        return lambda base, delta, tokens: loss_of(apply(base, delta, tokens), tokens)
 
 
 def timed_steps(programs: Programs, rounds: int) -> tuple[dict[str, list[float]], dict[str, Any]]:
@@ -109,18 +51,9 @@ def timed_steps(programs: Programs, rounds: int) -> tuple[dict[str, list[float]]
         step = jax.jit(programs.step(adapter, engine), donate_argnums=0)
         compiled = step.lower(state, base, tokens).compile()
         sizes[name] = measure.memory(compiled)
-        runs[name] = _stepper(compiled, state, base, tokens)
+        runs[name] = stepper(compiled, state, base, tokens)
     measure.interleaved(runs, 2)
     return measure.interleaved(runs, rounds), sizes
-
-
-def _stepper(compiled: Any, state: Any, base: Any, tokens: jax.Array) -> Callable[[], Any]:
-    def run() -> Any:
-        nonlocal state
-        state, loss = compiled(state, base, tokens)
-        return loss
-
-    return run
 
 
 def timed_compilations(programs: Programs, rounds: int) -> dict[str, list[float]]:

@@ -70,8 +70,8 @@ def figures(
     told = reported(reduced)
     with matplotlib.rc_context(STYLE):
         drawn = [
-            _by_value(rows, series, axis, told, _title(told, config)),
-            _by_rate(series, axis, reduced, _title(reduced.by, config)),
+            _by_value(rows, series, axis, told, titled(told, config)),
+            _by_rate(series, axis, reduced, titled(reduced.by, config)),
             _best_rate(series, axis, reduced),
         ]
         found, pngs = [], {}
@@ -277,7 +277,8 @@ def _rates_of(groups: Iterable[Group]) -> list[float]:
     return sorted({tried.chosen["lr"] for group in groups for tried in group.tried})
 
 
-def _title(name: str, config: Mapping[str, Any]) -> str:
+def titled(name: str, config: Mapping[str, Any]) -> str:
+    """A score in words, with its unit."""
     unit = words.unit(name, config)
     return words.score(name) + (f" ({unit})" if unit else "")
 

@@ -87,8 +87,8 @@ def test_accuracy_items_and_the_loss_of_the_right_answer(config):
 
     likely = np.zeros(300, np.float32)
     likely[list(b"bd")] = 3.0
-    measure = scoring.make_measure("completion", model, (), lambda: None, items=True)
-    found = measure(held["test"], likely, ())
+    measure = scoring.make_measure("completion", model, (), lambda: None)
+    found = measure(held["test"], likely, (), items=True)
     assert found["test/accuracy"] == 0.5  # always bad
     assert found["test/items"] == {"number": "accuracy", "sums": [0.0, 1.0], "counts": [1.0, 1.0]}
     norm = np.log(298 + 2 * np.exp(3.0))
