@@ -10,6 +10,7 @@ the engine makes of it. Layers, vectors and blocks:
 Scales have the dtype of the leaf: 16 bits for weights in bfloat16, which makes 4.25 bits a number.
 """
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -63,23 +64,24 @@ def quantized(leaf: Any, kind: str, *, block: int = 64) -> Any:
     Raises:
       LoraxError: qwix is not installed.
     """
-    qwix = _qwix()
+    _qwix()
+    packed = functools.partial(_packed, kind=kind, block=block)
+    return jax.eval_shape(packed, leaf) if isinstance(leaf, jax.ShapeDtypeStruct) else packed(leaf)
+
+
+@functools.partial(jax.jit, static_argnames=("kind", "block"))
+def _packed(leaf: jax.Array, kind: str, block: int) -> Any:
     how: dict[str, Any] = {"channelwise_axes": (1,)}
     if kind == "nf4":
         how["tiled_axes"] = {0: block}
 
     def one(matrix: jax.Array) -> Any:
-        return qwix.quantize(matrix, "nf4" if kind == "nf4" else jnp.int8, **how)
+        return _qwix().quantize(matrix, "nf4" if kind == "nf4" else jnp.int8, **how)
 
-    def every(leaf: jax.Array) -> Any:
-        *stack, fan_in, fan_out = leaf.shape
-        matrices = leaf.reshape(math.prod(stack), fan_in, fan_out)
-        codes = jax.lax.map(one, matrices)  # so that the work of one matrix exists at a time
-        return jax.tree.map(lambda x: x.reshape(*stack, *x.shape[1:]), codes)
-
-    if isinstance(leaf, jax.ShapeDtypeStruct):
-        return jax.eval_shape(every, leaf)
-    return jax.jit(every)(leaf)
+    *stack, fan_in, fan_out = leaf.shape
+    matrices = leaf.reshape(math.prod(stack), fan_in, fan_out)
+    codes = jax.lax.map(one, matrices)  # so that the work of one matrix exists at a time
+    return jax.tree.map(lambda x: x.reshape(*stack, *x.shape[1:]), codes)
 
 
 def quantizer(kind: str, *, where: Any = KERNELS, block: int = 64) -> Callable[[str, Any], Any]:

@@ -19,13 +19,11 @@ ROLES = {
 }
 
 
-def trained(adapter, seed, base=BASE, roles=ROLES):
-    """A delta away from its start."""
-    delta = adapter.init(jax.random.key(seed), base, roles)
-    leaves, tree = jax.tree.flatten(delta)
+def trained(adapter, seed, base=BASE, roles=ROLES, size=1.0):
+    """A delta as far from its start as can be: random throughout, and nothing is compiled."""
+    shapes = jax.eval_shape(lambda key: adapter.init(key, base, roles), jax.random.key(0))
     rng = np.random.default_rng(seed)
-    moved = [x + rng.normal(size=x.shape).astype(x.dtype) for x in leaves]
-    return jax.tree.unflatten(tree, moved)
+    return jax.tree.map(lambda x: np.asarray(size * rng.normal(size=x.shape), x.dtype), shapes)
 
 
 def update(adapter, delta, leaf):

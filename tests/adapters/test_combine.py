@@ -70,7 +70,7 @@ def test_adapters_on_different_leaves_are_united():
     sum_of.adapter.merge(BASE, sum_of.delta)
 
 
-@pytest.mark.parametrize("leaf", list(BASE))
+@pytest.mark.parametrize("leaf", ["heads", "experts"])
 def test_truncation_is_the_best_of_its_rank_and_tells_its_error(leaf):
     adapter = lorax.LoRA(rank=3, where=(leaf,))
     parts = [(adapter, trained(adapter, seed), 1.0) for seed in (1, 2)]

@@ -17,7 +17,7 @@ from lorax.adapters.low_rank import (
 from tests.adapters.sums import BASE, as_matrices, cut, relative, trained, two, update
 
 
-@pytest.mark.parametrize("leaf", list(BASE))
+@pytest.mark.parametrize("leaf", ["heads", "experts"])
 def test_singular_values_and_cuts_are_those_of_the_product(leaf):
     adapter, delta = two()[1]
     whole = as_matrices(update(adapter, delta, leaf), leaf) / float(adapter.scale_of(leaf))

@@ -11,6 +11,7 @@ import lorax
 from lorax.adapters.swap import swappable
 from lorax.models.llama import Llama
 from lorax.models.llama_config import LlamaConfig
+from tests.adapters import sums
 
 WHERE = (r".*/(query|value)/kernel",)
 MODEL = Llama(LlamaConfig(17, 8, 1, 2, 1, 12, max_length=64))
@@ -27,9 +28,7 @@ HEAD = lorax.Full(where=("params/lm_head/kernel",))
 
 def trained(adapter, seed):
     """A delta away from its start."""
-    delta = adapter.init(jax.random.key(seed), BASE, ROLES)
-    rng = np.random.default_rng(seed)
-    return jax.tree.map(lambda x: x + 0.3 * rng.normal(size=x.shape).astype(x.dtype), delta)
+    return sums.trained(adapter, seed, BASE, ROLES, size=0.3)
 
 
 @contextlib.contextmanager
@@ -54,9 +53,15 @@ def test_the_counter_counts():
     assert seen
 
 
-def test_adapters_of_other_ranks_are_what_they_were_and_swap_without_a_compilation():
+@pytest.fixture(scope="module")
+def three():
+    """Adapters of three tasks, and the same made swappable."""
     parts = [(adapter, trained(adapter, i)) for i, adapter in enumerate(LORAS)]
-    adapter, deltas = swappable(parts, base=BASE)
+    return parts, swappable(parts, base=BASE)
+
+
+def test_adapters_of_other_ranks_are_what_they_were_and_swap_without_a_compilation(three):
+    parts, (adapter, deltas) = three
     assert isinstance(adapter, lorax.LoRA) and {f.rank for f in deltas[0].values()} == {3, 4}
     apply = jax.jit(lorax.adapt(MODEL.apply, adapter, on_fallback="error"))
     plain = jax.jit(MODEL.apply)
@@ -70,9 +75,8 @@ def test_adapters_of_other_ranks_are_what_they_were_and_swap_without_a_compilati
     assert not seen and apply._cache_size() == 1
 
 
-def test_generation_swaps_without_a_compilation():
-    parts = [(adapter, trained(adapter, 4 + i)) for i, adapter in enumerate(LORAS)]
-    adapter, deltas = swappable(parts, base=BASE)
+def test_generation_swaps_without_a_compilation(three):
+    _, (adapter, deltas) = three
 
     def answer(delta):
         apply = lorax.adapt(MODEL.apply, adapter)  # a new one each time, as callers do

@@ -20,7 +20,7 @@ def zero(updates, weights, keys, numbers):
     return updates[0]
 
 
-@pytest.mark.parametrize("leaf", list(BASE))
+@pytest.mark.parametrize("leaf", ["heads", "experts"])
 def test_factors_and_whole_updates_are_added_and_cut(leaf):
     adapter, delta = two()[0]
     factors, scale = delta[leaf], float(adapter.scale_of(leaf))

@@ -11,6 +11,7 @@ from experiments import combine as verb
 from experiments import import_peft
 from lorax.adapters.combine import combine
 from lorax.io.checkpoint import base_of, load_adapter, save_adapter
+from tests.adapters import sums
 
 FIXTURES = pathlib.Path(__file__).parents[1] / "fixtures"
 MODEL, PEFT = str(FIXTURES / "models" / "llama"), str(FIXTURES / "adapters" / "llama_qv")
@@ -19,21 +20,14 @@ LORA = lorax.LoRA(rank=2, alpha=3.0, where=("q",))
 CHAIN = lorax.Chain(LORA, lorax.Full(where=("head",)))
 
 
-def trained(adapter, seed):
-    """A delta away from its start."""
-    rng = np.random.default_rng(seed)
-    delta = adapter.init(jax.random.key(seed), BASE)
-    return jax.tree.map(lambda x: x + rng.normal(size=x.shape).astype(x.dtype), delta)
-
-
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
     """Directories of adapters by name."""
     folder = tmp_path_factory.mktemp("saved")
     for name, base in (("a", BASE), ("b", BASE), ("other", {"q": BASE["q"] + 1}), ("silent", None)):
-        save_adapter(folder / name, LORA, trained(LORA, ord(name[0])), base=base)
+        save_adapter(folder / name, LORA, sums.trained(LORA, ord(name[0]), BASE, None), base=base)
     for seed, name in enumerate(("one", "two")):
-        save_adapter(folder / name, CHAIN, trained(CHAIN, seed), base=BASE)
+        save_adapter(folder / name, CHAIN, sums.trained(CHAIN, seed, BASE, None), base=BASE)
     return folder
 
 
