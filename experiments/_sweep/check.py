@@ -23,6 +23,7 @@ from experiments._sweep.units import Unit
 from experiments._train import method, preview, setting
 from lorax.core.errors import LoraxError
 from lorax.io.json_file import read_json
+from lorax.io.tokenizer import Tokenizer
 
 _OF_A_UNIT = ("adapter", "also_train", "adapter_from", "optimizer", "seed")
 """Parts of a config that neither data nor model depend on."""
@@ -35,6 +36,7 @@ class Subject(NamedTuple):
     example: Any
     base: Any
     steps: int | None
+    tokenizer: Tokenizer | None = None
 
 
 def ready(config: Any) -> Subject:
@@ -52,7 +54,8 @@ def ready(config: Any) -> Subject:
     found = setting.make_setting(config)
     if found.pretrains:
         _ = found.before
-    return Subject(found.fn, found.example, found.subject.base, found.steps)
+    subject = found.subject
+    return Subject(found.fn, found.example, subject.base, found.steps, subject.tokenizer)
 
 
 def planned(config: Any) -> Subject:
@@ -158,7 +161,7 @@ def _fits(before: int, now: int) -> bool:
 
 def _size(config: Any, subject: Subject) -> int:
     """Numbers in the delta, by shapes; that it fits the model is found on the way."""
-    adapter = method.make_adapter(config)
+    adapter = method.make_adapter(config, subject.tokenizer)
     apply = lorax.adapt(subject.fn, adapter, on_fallback="allow")
     example = np.zeros(subject.example.shape, subject.example.dtype)
     try:

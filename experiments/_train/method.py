@@ -11,6 +11,7 @@ from experiments._train.scoring import LANGUAGE
 from lorax.adapters.full import Full
 from lorax.core.errors import LoraxError
 from lorax.io.checkpoint import load_adapter
+from lorax.io.tokenizer import Tokenizer
 from lorax.parallel.layout import Layout
 from lorax.train.losses import classification_loss, next_token_loss, regression_loss
 from lorax.train.optim import adamw, settled
@@ -18,13 +19,19 @@ from lorax.train.schedules import schedule
 from lorax.train.step import Loss, Schedule
 
 
-def make_adapter(config: Any) -> lorax.Adapter:
+def make_adapter(config: Any, tokenizer: Tokenizer | None = None) -> lorax.Adapter:
     """What `config.adapter` and `config.also_train` describe.
+
+    Args:
+      config: of the run.
+      tokenizer: of the model, for a prompt whose `text` the adapter is to begin with.
 
     Raises:
       LoraxError: an adapter that cannot be.
     """
     fields = config.adapter.to_dict()
+    if fields.get("text"):
+        fields |= _begins_with(fields.pop("text"), tokenizer)
     if tuple(fields.get("where", ())) == ("all-linear",):
         fields["where"] = "all-linear"
     try:
@@ -34,6 +41,15 @@ def make_adapter(config: Any) -> lorax.Adapter:
         return lorax.Chain(adapter, Full(where=tuple(config.also_train)))
     except LoraxError as error:
         raise LoraxError(f"config.adapter: {error}") from None
+
+
+def _begins_with(text: str, tokenizer: Tokenizer | None) -> dict[str, Any]:
+    if tokenizer is None:
+        raise LoraxError(
+            f"config.adapter.text is {text!r} and the model has no tokenizer: expected one, for a "
+            "prompt that begins as a text; set config.model.tokenizer, or token_ids"
+        )
+    return {"initializer": "text", "token_ids": tuple(map(int, tokenizer.encode(text)))}
 
 
 def make_loss(

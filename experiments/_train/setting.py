@@ -134,7 +134,8 @@ def make_setting(config: Any, layout: Layout | None = None) -> Setting:
     labels = labels_of(config, found)
     subject = make_subject(config, tokenizer, example, labels, placement(layout))
     data = make_data(config, found, subject.tokenizer, layout.rows)
-    adapter, fn = method.make_adapter(config), program(subject.model)
+    adapter = method.make_adapter(config, subject.tokenizer)
+    fn = program(subject.model)
     steps = steps_of(config, data.pipeline.steps_per_epoch)
     method.make_optimizer(config.optimizer, steps)
     setting = Setting(
@@ -154,7 +155,7 @@ def sibling(setting: Setting, config: Any) -> Setting:
     Raises:
       LoraxError: numbers that cannot be.
     """
-    adapter = method.make_adapter(config)
+    adapter = method.make_adapter(config, setting.subject.tokenizer)
     method.make_optimizer(config.optimizer, setting.steps)
     return dataclasses.replace(
         setting, config=config, adapter=adapter, data=reordered(setting.data, config),
