@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from lorax.adapters.matrices import MatrixAdapter, Shapes, whole
+from lorax.adapters.matrices import MatrixAdapter, Shapes, uniforms, whole
 from lorax.core.leaf import Factors, Learnt, LowRank, Roles, Shift
 from lorax.core.where import ALL_LINEAR, check_whole
 
@@ -49,17 +49,9 @@ class LoHa(MatrixAdapter):
         self, key: jax.Array, shapes: Shapes, fan_in: int, dtype: Any
     ) -> dict[str, jax.Array]:
         """Random but for A2, which is zero and has a gradient."""
-        a, b = shapes["A1"], shapes["B1"]
-        keys = jax.random.split(key, 3)
-        drawn = lambda key, shape, fan: (
-            jax.random.uniform(key, shape, dtype, -1.0, 1.0) / jnp.asarray(math.sqrt(fan), dtype)
-        )
-        return {
-            "A1": drawn(keys[0], a, fan_in),
-            "B1": drawn(keys[1], b, a[-1]),
-            "A2": jnp.zeros(a, dtype),
-            "B2": drawn(keys[2], b, a[-1]),
-        }
+        side = 1 / math.sqrt(shapes["A1"][-1])
+        bounds = {"A1": 1 / math.sqrt(fan_in), "B1": side, "B2": side}
+        return uniforms(key, bounds, shapes, dtype) | {"A2": jnp.zeros(shapes["A2"], dtype)}
 
     def adapted(self, path: str, leaf: Any, learnt: Learnt, frozen: None) -> LowRank | Shift:
         """Factors of rank r², or the whole update where they would be the larger."""

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from lorax.adapters.matrices import MatrixAdapter, Shapes, stack_of, whole
+from lorax.adapters.matrices import MatrixAdapter, Shapes, stack_of, uniforms, whole
 from lorax.core.errors import LoraxError, LoraxTypeError
 from lorax.core.leaf import Factors, Learnt, LowRank, Roles, Shift
 from lorax.core.where import ALL_LINEAR, check_whole
@@ -66,11 +66,8 @@ class LoKr(MatrixAdapter):
         self, key: jax.Array, shapes: Shapes, fan_in: int, dtype: Any
     ) -> dict[str, jax.Array]:
         """Random but for W1, which is zero and has a gradient."""
-        found = {}
-        for name, own in zip(shapes, jax.random.split(key, len(shapes)), strict=True):
-            drawn = jax.random.uniform(own, shapes[name], dtype, -1.0, 1.0)
-            found[name] = drawn / jnp.asarray(math.sqrt(shapes[name][-2]), dtype)
-        return found | {"W1": jnp.zeros(shapes["W1"], dtype)}
+        bounds = {n: 1 / math.sqrt(shape[-2]) for n, shape in shapes.items() if n != "W1"}
+        return uniforms(key, bounds, shapes, dtype) | {"W1": jnp.zeros(shapes["W1"], dtype)}
 
     def adapted(self, path: str, leaf: Any, learnt: Learnt, frozen: None) -> LowRank | Shift:
         """Factors of a Kronecker product, or the product where they would be the larger."""

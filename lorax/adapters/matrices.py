@@ -3,11 +3,13 @@
 import abc
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from lorax.adapters import lora_fields, subspace_fields
 from lorax.adapters.targets import check_learnt, matrix_roles, targets
@@ -33,7 +35,7 @@ _FIELDS: dict[str, Check] = {
     **_OVERRIDES,
     "exclude": functools.partial(check_patterns, "exclude"),
     "dropout": lora_fields.dropout,
-    "seed": subspace_fields.seed,
+    "seed": lambda seed: None if seed is None else subspace_fields.seed(seed),
     "dtype": lora_fields.dtype,
 }
 
@@ -158,8 +160,29 @@ def stack_of(shape: tuple[int, ...], roles: Roles) -> tuple[int, ...]:
     return tuple(shape[axis] for axis in roles.stack)
 
 
-def frozen_key(seed: int, name: str) -> jax.Array:
-    """The key of a frozen draw: the same on every machine, whatever JAX's default is."""
+def uniforms(key: jax.Array, bounds: Mapping[str, float], shapes: Shapes, dtype: Any) -> Any:
+    """Arrays by name, uniform in ± its bound: one draw for all of them, cut."""
+    sizes = [math.prod(shapes[name]) for name in bounds]
+    drawn = jnp.split(
+        jax.random.uniform(key, (sum(sizes),), dtype, -1.0, 1.0), np.cumsum(sizes)[:-1]
+    )
+    return {
+        name: jnp.asarray(bound, dtype) * own.reshape(shapes[name])
+        for (name, bound), own in zip(bounds.items(), drawn, strict=True)
+    }
+
+
+def frozen_key(seed: int | None, name: str) -> jax.Array:
+    """The key of a frozen draw: the same on every machine, whatever JAX's default is.
+
+    Raises:
+      LoraxError: there is no seed, so what is frozen comes with the base and is never drawn.
+    """
+    if seed is None:
+        raise LoraxError(
+            "seed is None, so that the frozen matrices come with the base, and this base has none: "
+            "expected what lorax.io.peft.prepare(directory, model) returns; or set seed=0"
+        )
     return paths.key_for(jax.random.key(seed, impl="threefry2x32"), name)
 
 

@@ -6,6 +6,7 @@ arXiv:2310.11454.
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -36,6 +37,8 @@ class VeRA(MatrixAdapter):
       d_initial: where d starts; b starts at zero.
       seed: of A and B. Both are uniform with variance 2 / fan-in, as PEFT has them: A in
         ±sqrt(6 / in), with the leaf's own fan-in where PEFT has the largest, and B in ±sqrt(6 / r).
+        None says that they come with the base, so that a plain base is an error and never another
+        draw.
     """
 
     rank: int = 256
@@ -44,7 +47,7 @@ class VeRA(MatrixAdapter):
     dropout: float = 0.0
     dtype: str | None = None
     d_initial: float = 0.1
-    seed: int = 0
+    seed: int | None = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -92,31 +95,38 @@ class VeRA(MatrixAdapter):
     def derive(self, base: Base, delta: Delta) -> dict[str, Factors]:
         """A and B of every leaf, without its stack; leaves of one shape share the arrays."""
         stored = paths.flatten(unprepared(base)[0])
-        drawn: dict[Any, tuple[jax.Array, jax.Array]] = {}
+        tables = self._tables(stored, delta)
+        cut: dict[Any, tuple[jax.Array, jax.Array]] = {}
         found = {}
         for path, learnt in delta.items():
-            roles, leaf = learnt.roles, stored[path]
-            one = tuple(leaf.shape[axis] for axis in (*roles.inputs, *roles.outputs))
-            known = one, len(roles.inputs), self.rank_of(path), jnp.dtype(learnt["d"].dtype)
-            if known not in drawn:
-                drawn[known] = _drawn(self.seed, *known)
-            found[path] = Factors(*drawn[known], roles)
+            roles, shape, rank = learnt.roles, stored[path].shape, self.rank_of(path)
+            inputs, outputs = (
+                tuple(shape[axis] for axis in axes) for axes in (roles.inputs, roles.outputs)
+            )
+            dtype = jnp.dtype(learnt["d"].dtype)
+            key = inputs, outputs, rank, dtype
+            if key not in cut:
+                fan_in, fan_out = math.prod(inputs), math.prod(outputs)
+                a = math.sqrt(6 / fan_in) * tables[rank][:fan_in, 0]
+                b = math.sqrt(6 / rank) * tables[rank][:fan_out, 1].T
+                a, b = a.reshape(*inputs, rank), b.reshape(rank, *outputs)
+                cut[key] = a.astype(dtype), b.astype(dtype)
+            found[path] = Factors(*cut[key], roles)
         return found
 
+    def _tables(self, stored: Mapping[str, Any], delta: Delta) -> dict[int, jax.Array]:
+        """The beginning of the endless A and, transposed, of B, by rank: (longest side, 2, r)."""
+        longest: dict[int, int] = {}
+        for path, learnt in delta.items():
+            rank, sides = self.rank_of(path), learnt.roles.matrix(stored[path].shape)[1:]
+            longest[rank] = max(longest.get(rank, 0), *sides)
+        key = frozen_key(self.seed, "VeRA")
+        return {rank: _rows(key, count, rank) for rank, count in longest.items()}
 
-def _drawn(
-    seed: int, shape: tuple[int, ...], n_inputs: int, rank: int, dtype: Any
-) -> tuple[jax.Array, jax.Array]:
-    inputs, outputs = shape[:n_inputs], shape[n_inputs:]
-    fan_in, fan_out = math.prod(inputs), math.prod(outputs)
-    a = math.sqrt(6 / fan_in) * _rows(frozen_key(seed, "A"), fan_in, rank, dtype)
-    b = math.sqrt(6 / rank) * _rows(frozen_key(seed, "B"), fan_out, rank, dtype)
-    return a.reshape(*inputs, rank), b.T.reshape(rank, *outputs)
 
-
-def _rows(key: jax.Array, count: int, length: int, dtype: Any) -> jax.Array:
-    """Rows uniform in ±1, each from a key of its own number, so that more do not change fewer."""
+def _rows(key: jax.Array, count: int, rank: int) -> jax.Array:
+    """Uniform in ±1, a row from the key of its own number, so that more do not change fewer."""
     draw = lambda number: jax.random.uniform(
-        jax.random.fold_in(key, number), (length,), jnp.float32, -1.0, 1.0
+        jax.random.fold_in(key, number), (2, rank), jnp.float32, -1.0, 1.0
     )
-    return jax.vmap(draw)(jnp.arange(count)).astype(dtype)
+    return jax.vmap(draw)(jnp.arange(count))

@@ -14,7 +14,8 @@ KEY = jax.random.key(0)
 
 
 def _normal(number: int, *shape: int) -> jax.Array:
-    return jax.random.normal(jax.random.fold_in(KEY, number), shape)
+    # numpy's: every shape that JAX draws is a compilation
+    return jnp.asarray(np.random.default_rng(number).normal(size=shape), jnp.float32)
 
 
 def _plain(base: Any, x: jax.Array) -> jax.Array:
@@ -54,7 +55,8 @@ STACKED = (
 def moved(delta: Any, size: float = 0.3) -> Any:
     """A delta away from its start, as after training."""
     leaves, tree = jax.tree.flatten(delta)
-    return tree.unflatten([x + size * _normal(20 + i, *x.shape) for i, x in enumerate(leaves)])
+    moves = [size * np.asarray(_normal(20 + i, *x.shape)) for i, x in enumerate(leaves)]
+    return tree.unflatten([jnp.asarray(x + move) for x, move in zip(leaves, moves, strict=True)])
 
 
 def check_laws(program: Any, adapter: lorax.Adapter, on_fallback: str = "error") -> Any:
