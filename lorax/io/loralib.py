@@ -22,7 +22,7 @@ import numpy as np
 from lorax.core.adapter import Adapter, Delta
 from lorax.core.errors import LoraxError
 from lorax.io.pairs import Pair, Parts, assemble
-from lorax.io.parts import take_apart
+from lorax.io.parts import check_plain, take_apart
 from lorax.io.peft_names import Tensor, matrices, tensor_table
 from lorax.io.tensors import read_tensors, refuse_pickle
 
@@ -116,6 +116,7 @@ def save_loralib(
         raise LoraxError(f"'{target}' exists already: choose another, or pass overwrite=True")
     table = tensor_table(model)
     parts = take_apart(model, table, adapter, delta, base)
+    check_plain(parts, "loralib")
     arrays, alphas = dict(parts.whole), {}
     for module, pair in parts.pairs.items():
         scale = pair.alpha / (math.sqrt(pair.rank) if parts.scaling == "rslora" else pair.rank)

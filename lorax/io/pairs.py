@@ -10,16 +10,19 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from lorax.adapters.bitfit import BitFit
 from lorax.adapters.full import Full
+from lorax.adapters.ia3 import IA3
 from lorax.adapters.lora import LoRA
 from lorax.core.adapter import Adapter, Chain, Delta
 from lorax.core.errors import LoraxError
-from lorax.core.leaf import Factors, Roles
+from lorax.core.leaf import Factors, Learnt, Roles
 from lorax.io.names import turn
+from lorax.io.peft_kinds import packed
 from lorax.io.peft_names import Tensor, matrices
 
 
@@ -42,9 +45,37 @@ class Pair(NamedTuple):
         return self.A.shape[0]
 
     @property
+    def ours(self) -> dict[str, np.ndarray]:
+        """The factors of our leaf."""
+        return {"A": self.A.T, "B": self.B.T}
+
+    @property
     def turned(self) -> "Pair":
         """The update of the same matrix, seen by a module that uses it the other way round."""
         return Pair(self.B.T, self.A.T, self.alpha)
+
+
+class Update(NamedTuple):
+    """What one module learns by another method than LoRA.
+
+    Attributes:
+      ours: the arrays of our leaf by name, as `Learnt` holds them, but for one layer.
+      rank, alpha: as the method counts them; of no meaning where it does not.
+      frozen: VeRA's A (in, r) and B (r, out) of this module, where they are to be written.
+    """
+
+    ours: dict[str, np.ndarray]
+    rank: int
+    alpha: float
+    frozen: Factors | None = None
+
+    @property
+    def turned(self) -> "Update":
+        """No such update serves a matrix that is used both ways."""
+        raise LoraxError(
+            f"two tied modules are adapted ({', '.join(self.ours)}), which only LoRA can be by one "
+            "update: load the model with tied=False, which gives each its own matrix"
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,33 +83,37 @@ class Parts:
     """An adapter with its delta, module by module.
 
     Attributes:
-      pairs: by module.
+      pairs: by module; a `Pair` each where `kind` is LoRA, else an `Update`.
       whole: trained tensors of modules that are trained whole, by name, in torch's orientation.
       biases: trained biases of other modules, by name.
       rank, alpha: what holds where nothing else is said; kept so that a file comes back as it was.
       scaling, dropout: of all pairs.
+      kind: the class of adapter.
+      fields: of this adapter that LoRA has not.
     """
 
-    pairs: Mapping[str, Pair]
+    pairs: Mapping[str, Any]
     whole: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
     biases: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
     rank: int = 8
     alpha: float = 16.0
     scaling: str = "standard"
     dropout: float = 0.0
+    kind: Any = LoRA
+    fields: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 def assemble(table: Mapping[str, Tensor], parts: Parts) -> tuple[Adapter, Delta]:
     """Our adapter and delta of `parts`, every number bit for bit.
 
-    A `LoRA` for the pairs, a `Full` for the whole tensors and a `BitFit` for the biases; a `Chain`
-    where there are several.
+    An adapter of `parts.kind` for the pairs, a `Full` for the whole tensors and a `BitFit` for the
+    biases; a `Chain` where there are several.
 
     Raises:
       LoraxError: the names of a tied leaf say different things, or the layers of a scanned one do.
     """
     pairs = _by_leaf(matrices(table), parts.pairs, lambda pair: pair.turned)
-    members: list[tuple[Adapter, Delta]] = [_low_rank(table, pairs, parts)] if pairs else []
+    members: list[tuple[Adapter, Delta]] = [_updates(table, pairs, parts)] if pairs else []
     for kind, tensors in ((Full, parts.whole), (BitFit, parts.biases)):
         leaves = _by_leaf(table, tensors, lambda array: array)
         delta = {
@@ -144,15 +179,15 @@ def _same(one: Any, other: Any) -> bool:
     )
 
 
-def _low_rank(
+def _updates(
     table: Mapping[str, Tensor], leaves: Mapping[str, Found], parts: Parts
 ) -> tuple[Adapter, Delta]:
-    delta, own = {}, {}
+    learnt: dict[str, Learnt] = {}
+    own = {}
     for path, found in leaves.items():
         tensors, pairs = zip(*found, strict=True)
         for tensor, pair in found:
-            form = (pair.rank, pair.alpha, pair.A.dtype, pair.B.dtype)
-            first = (pairs[0].rank, pairs[0].alpha, pairs[0].A.dtype, pairs[0].B.dtype)
+            form, first = _form(pair), _form(pairs[0])
             if form != first:
                 raise LoraxError(
                     f"'{tensor.module}' has rank, alpha and dtypes {_text(form)} but "
@@ -162,22 +197,46 @@ def _low_rank(
         stack = () if tensors[0].layer is None else (0,)
         kind = "gather" if tensors[0].kind == "embedding" else "dot"
         roles = Roles(stack, (len(stack),), (len(stack) + 1,), kind)
-        a, b = (_stacked([pair[side].T for pair in pairs], bool(stack)) for side in (0, 1))
-        delta[path] = Factors(a, b, roles)
+        arrays = {
+            name: _stacked([pair.ours[name] for pair in pairs], bool(stack))
+            for name in pairs[0].ours
+        }
+        learnt[path] = Learnt(arrays, roles)
         own[path] = {"rank": pairs[0].rank, "alpha": float(pairs[0].alpha)}
-    default: dict[str, Any] = {"rank": parts.rank, "alpha": float(parts.alpha)}
+    dtypes = {array.dtype.name for array in jax.tree.leaves(learnt)}
+    return _adapter(table, parts, own, learnt, dtypes), packed(parts.kind, learnt)
+
+
+def _adapter(
+    table: Mapping[str, Tensor],
+    parts: Parts,
+    own: Mapping[str, Mapping[str, Any]],
+    learnt: Mapping[str, Learnt],
+    dtypes: set[str],
+) -> Adapter:
+    """The adapter of this kind with rank and alpha by path, in the fields that the kind has."""
+    known = {field.name for field in dataclasses.fields(parts.kind)}
+    default = {"rank": parts.rank, "alpha": float(parts.alpha)}
+    default = {name: value for name, value in default.items() if name in known}
     overrides = {
-        path: tuple((name, value) for name, value in found.items() if value != default[name])
+        path: tuple((name, found[name]) for name in default if found[name] != default[name])
         for path, found in own.items()
     }
     where: Any = _patterns(table, overrides)
     where = {p: dict(o) for p, o in where.items()} if any(where.values()) else tuple(where)
-    dtypes = {leaf.A.dtype.name for leaf in delta.values()}
     dtype = dtypes.pop() if len(dtypes) == 1 and dtypes != {"float32"} else None
-    adapter = LoRA(
-        **default, where=where, scaling=parts.scaling, dropout=parts.dropout, dtype=dtype
-    )
-    return adapter, delta
+    shared = {"scaling": parts.scaling, "dropout": parts.dropout, "dtype": dtype, **parts.fields}
+    shared = {name: value for name, value in shared.items() if name in known}
+    if parts.kind is IA3:
+        own_side = lambda side: {path: () for path, leaf in learnt.items() if side in leaf.arrays}
+        where, shared["feedforward"] = (
+            tuple(_patterns(table, own_side(side))) for side in ("outputs", "inputs")
+        )
+    return parts.kind(**default, where=where, **shared)
+
+
+def _form(pair: Any) -> tuple[Any, ...]:
+    return (pair.rank, pair.alpha, *(array.dtype for array in pair.ours.values()))
 
 
 def _text(form: Sequence[Any]) -> str:

@@ -5,6 +5,7 @@ exclusive, lists are sorted, and no field is written that only some versions kno
 Source: github.com/huggingface/peft, version 0.21.
 """
 
+import functools
 import os
 import re
 from collections.abc import Iterable, Mapping
@@ -15,33 +16,34 @@ import numpy as np
 from lorax.core.adapter import Adapter, Base, Delta
 from lorax.core.errors import LoraxError, check_choice
 from lorax.io.atomic import new_directory
-from lorax.io.names import architecture, turn
+from lorax.io.names import architecture
 from lorax.io.pairs import Parts
 from lorax.io.parts import base_leaves, take_apart
-from lorax.io.peft_config import CONFIG_NAME, TENSORS_NAME, config_text
+from lorax.io.peft_config import (
+    CONFIG_NAME,
+    TENSORS_NAME,
+    PeftConfig,
+    config_text,
+    known_fields,
+)
+from lorax.io.peft_kinds import ADAPTERS, KINDS
 from lorax.io.peft_names import (
     PREFIX,
     Tensor,
-    factor_keys,
     matrices,
     other_modules,
     target_names,
     tensor_table,
 )
+from lorax.io.peft_prompt import describe_prompt, is_prompt
+from lorax.io.peft_slots import slots, theirs
+from lorax.io.peft_vera import joined
+from lorax.io.peft_whole import Tensors, of_base, split, task_fields
 from lorax.io.tensors import safetensors_for, write_tensors
 from lorax.io.vllm import for_vllm
 
 Path = str | os.PathLike[str]
 TARGETS = ("peft", "vllm")
-
-_CLASSIFIER = ("classifier.dense", "classifier.out_proj")
-_CLASSES = {
-    "llama": "LlamaForCausalLM",
-    "gpt2": "GPT2LMHeadModel",
-    "none": "RobertaModel",
-    "classification": "RobertaForSequenceClassification",
-    "masked_lm": "RobertaForMaskedLM",
-}
 
 
 def save_peft(
@@ -59,16 +61,21 @@ def save_peft(
     check_choice("target", target, TARGETS)
     safetensors_for(directory)
     table = tensor_table(model)
-    parts = take_apart(model, table, adapter, delta, base)
-    if not parts.pairs:
-        raise LoraxError(
-            "adapter trains whole leaves only: expected a LoRA among them, since PEFT's format is "
-            "that of LoRA; save the merged model, or use lorax.io.checkpoint"
-        )
-    if target == "vllm":
-        parts = for_vllm(model, table, parts)
-    stored = None if base is None else base_leaves(base, model)
-    fields, tensors = describe(model, table, parts, stored if target == "peft" else None)
+    if is_prompt(adapter):
+        if target == "vllm":
+            raise LoraxError("target='vllm' with virtual tokens, which vLLM does not serve")
+        fields, tensors = describe_prompt(model, table, adapter, delta, base)
+    else:
+        parts = take_apart(model, table, adapter, delta, base)
+        if not parts.pairs:
+            raise LoraxError(
+                "adapter trains whole leaves only: expected a LoRA among them, since PEFT's format "
+                "is that of LoRA; save the merged model, or use lorax.io.checkpoint"
+            )
+        if target == "vllm":
+            parts = for_vllm(model, table, parts)
+        stored = None if base is None else base_leaves(base, model)
+        fields, tensors = describe(model, table, parts, stored, copies=target == "peft")
     fields["base_model_name_or_path"] = base_model_name
     with new_directory(directory, CONFIG_NAME, overwrite=overwrite) as folder:
         write_tensors(folder / TENSORS_NAME, tensors)
@@ -76,86 +83,118 @@ def save_peft(
 
 
 def describe(
-    model: Any, table: Mapping[str, Tensor], parts: Parts, stored: Mapping[str, Any] | None
+    model: Any,
+    table: Mapping[str, Tensor],
+    parts: Parts,
+    stored: Mapping[str, Any] | None,
+    copies: bool = True,
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """The fields of the configuration, and every tensor by its key.
 
     Args:
-      stored: the base's leaves by path, for what PEFT copies of it; None leaves that out.
+      stored: the base's leaves by path, or None where they are not known.
+      copies: whether to add what PEFT copies of the base.
 
     Raises:
-      LoraxError: a choice of trained biases that PEFT has no name for, or a module of which some
-        tensors are trained and the others are not known.
+      LoraxError: a choice of trained biases that PEFT has no name for, a module of which some
+        tensors are trained and the others are not known, or no base where the method needs it.
     """
-    whole, biases = _split(table, parts, stored)
+    method, weights = ADAPTERS[parts.kind], matrices(table)
+    known, own = known_fields(method), KINDS[method].own(parts.fields)
+    whole, biases = split(table, parts, stored)
     saved = {table[name].module for name in whole}
     bias = _bias_mode(table, parts, whole, biases)
-    targets, layers = _targets(model, table, parts, saved)
+    if bias != "none" and method not in ("LORA", "DORA"):
+        raise LoraxError(f"biases are trained beside {method}: expected none, as PEFT has it")
+    targets, layers = _targets(model, table, parts, saved, "layers_to_transform" in known)
+    if method == "IA3":
+        targets, own = _feedforward(parts, targets)
     adapted = {f"{module}.bias" for module in parts.pairs}
     keys = {name: _base_layer(name) if name in adapted else name for name in biases}
     tensors = dict(whole)
     tensors |= {keys[name]: array for name, array in biases.items()}
-    weights = matrices(table)
-    for module, pair in parts.pairs.items():
-        key_a, key_b = factor_keys(weights[module])
-        tensors |= {key_a: pair.A, key_b: pair.B}
-    if stored is not None:
+    updates, shared = _updates(weights, parts, stored, PeftConfig(method=method, own=own))
+    tensors |= updates
+    if copies and stored is not None:
         tensors |= _base_copies(targets, parts.pairs, weights, stored)
     fields = {
-        "peft_type": "LORA",
-        "r": parts.rank,
-        "lora_alpha": _plain(parts.alpha),
-        "use_rslora": parts.scaling == "rslora",
-        "use_dora": False,
-        "lora_bias": False,
-        "lora_dropout": parts.dropout,
-        "init_lora_weights": True,
-        "inference_mode": True,
+        **{name: value for name, value in _values(parts, method).items() if name in known},
+        **own,
         "target_modules": targets,
         "layers_to_transform": layers,
         "fan_in_fan_out": _fan_in_fan_out(model, weights, parts),
         "bias": bias,
         **_patterns(parts),
-        **_task(model, table, saved),
+        **task_fields(model, table, saved),
     }
-    if stored is not None and bias == "all":
+    fields = {name: value for name, value in fields.items() if name in known}
+    if copies and stored is not None and bias == "all":
         tensors |= _second_copies(table, whole, stored, fields["modules_to_save"] or ())
-    return fields, {PREFIX + key: array for key, array in tensors.items()}
+    return fields, {PREFIX + key: array for key, array in tensors.items()} | shared
 
 
-Tensors = dict[str, np.ndarray]
-
-
-def _split(
-    table: Mapping[str, Tensor], parts: Parts, stored: Mapping[str, Any] | None
+def _updates(
+    weights: Mapping[str, Tensor],
+    parts: Parts,
+    stored: Mapping[str, Any] | None,
+    config: PeftConfig,
 ) -> tuple[Tensors, Tensors]:
-    """The trained tensors of modules that are trained whole, and the other trained biases."""
-    modules: dict[str, list[str]] = {}
-    for name, tensor in table.items():
-        modules.setdefault(tensor.module, []).append(name)
-    whole: Tensors = {}
-    biases: Tensors = {}
-    for own in modules.values():
-        trained = {name: parts.whole[name] for name in own if name in parts.whole}
-        if all(name.endswith(".bias") for name in trained):
-            biases |= trained
-            continue
-        for name in own:
-            if name not in trained and stored is None:
-                raise LoraxError(
-                    f"'{table[own[0]].path}' is trained and '{table[name].path}' is not, but PEFT "
-                    "saves a module whole: expected base= to fill it in; pass the base, or train "
-                    "both"
-                )
-            whole[name] = trained[name] if name in trained else _of_base(table[name], stored)
-    return whole, biases
+    """The tensors of every adapted module by canonical key, and those that all share."""
+    pairs, method = parts.pairs, config.method
+    found: Tensors = {}
+    shared: Tensors = {}
+    if {pair.rank for pair in pairs.values()} != {parts.rank} and method == "VERA":
+        raise LoraxError("VeRA has several ranks: expected one, which is what PEFT can hold")
+    if method == "VERA":
+        pairs, shared = joined(pairs)
+    for module, pair in pairs.items():
+        matrix = functools.partial(_matrix, weights[module], stored, method)
+        found |= theirs(method, pair.ours, slots(config, weights[module], pair.rank), matrix)
+    return found, shared
 
 
-def _of_base(tensor: Tensor, stored: Mapping[str, Any] | None) -> np.ndarray:
-    assert stored is not None
+def _values(parts: Parts, method: str) -> dict[str, Any]:
+    """The fields that are numbers, and those that are always the same, by each method's names."""
+    alpha = _plain(parts.alpha)
+    return {
+        "peft_type": "LORA" if method == "DORA" else method,
+        "inference_mode": True,
+        "r": parts.rank,
+        "lora_alpha": alpha,
+        "alpha": alpha,
+        "lora_dropout": parts.dropout,
+        "vera_dropout": parts.dropout,
+        "use_rslora": parts.scaling == "rslora",
+        "use_dora": method == "DORA",
+        "lora_bias": False,
+        "init_lora_weights": True,
+        "init_weights": True,
+        "init_ia3_weights": True,
+        "rank_dropout": 0.0,
+        "module_dropout": 0.0,
+        "save_projection": True,
+    }
+
+
+def _matrix(tensor: Tensor, stored: Mapping[str, Any] | None, method: str) -> np.ndarray:
+    """The base's matrix of a module, in our orientation."""
+    if stored is None:
+        raise LoraxError(
+            f"{method} counts from the base: expected base=, or a Pretrained as model; pass the "
+            "base that the adapter was trained on"
+        )
     array = np.asarray(stored[tensor.path])
-    array = array if tensor.layer is None else array[tensor.layer]
-    return array if tensor.tied else turn(tensor.kind, array)
+    return array if tensor.layer is None else array[tensor.layer]
+
+
+def _feedforward(parts: Parts, targets: list[str]) -> tuple[list[str], dict[str, Any]]:
+    """target_modules so that each is scaled on one side, and those that are on their inputs."""
+    found: dict[str, bool] = {}
+    for name in targets:
+        own = [m for m in parts.pairs if m == name or m.endswith(f".{name}")]
+        sides = {m: "inputs" in parts.pairs[m].ours for m in own}
+        found |= {name: any(sides.values())} if len(set(sides.values())) == 1 else sides
+    return sorted(found), {"feedforward_modules": sorted(name for name in found if found[name])}
 
 
 def _bias_mode(
@@ -176,7 +215,7 @@ def _bias_mode(
 
 
 def _targets(
-    model: Any, table: Mapping[str, Tensor], parts: Parts, saved: Iterable[str]
+    model: Any, table: Mapping[str, Tensor], parts: Parts, saved: Iterable[str], layered: bool
 ) -> tuple[list[str], list[int] | None]:
     """target_modules and layers_to_transform, the shortest that say what is adapted."""
     saved = set(saved)
@@ -184,7 +223,7 @@ def _targets(
     names = target_names(parts.pairs, modules)
     layer = {m: re.search(r"\.(\d+)\.", m) for m in parts.pairs}
     numbers = sorted({int(found[1]) for found in layer.values() if found})
-    if all(layer.values()) and any(name in parts.pairs for name in names):
+    if layered and all(layer.values()) and any(name in parts.pairs for name in names):
         chosen = [m for m in modules if (f := re.search(r"\.(\d+)\.", m)) and int(f[1]) in numbers]
         shorter = target_names(parts.pairs, chosen)
         if not any(name in parts.pairs for name in shorter):
@@ -210,33 +249,6 @@ def _patterns(parts: Parts) -> dict[str, Any]:
     }
 
 
-def _task(model: Any, table: Mapping[str, Tensor], saved: set[str]) -> dict[str, Any]:
-    """task_type, or the model's class in its place; and modules_to_save."""
-    kind = architecture(model)
-    if kind == "roberta":
-        kind = model.config.head
-        if saved.issuperset(_CLASSIFIER):
-            names = ["classifier", "score", *_saved_names(table, saved - set(_CLASSIFIER))]
-            return {"task_type": "SEQ_CLS", "modules_to_save": names}
-    fields: dict[str, Any] = {"modules_to_save": _saved_names(table, saved) or None}
-    if kind in ("llama", "gpt2"):
-        return fields | {"task_type": "CAUSAL_LM"}
-    library = "transformers.models.roberta.modeling_roberta"
-    mapping = {"base_model_class": _CLASSES[kind], "parent_library": library}
-    return fields | {"task_type": None, "auto_mapping": mapping}
-
-
-def _saved_names(table: Mapping[str, Tensor], saved: set[str]) -> list[str]:
-    """The last part of each name where PEFT finds only saved modules by it, else the whole."""
-    modules = {tensor.module for tensor in table.values()}
-    names = set()
-    for module in saved:
-        part = module.rpartition(".")[2]
-        alike = {name for name in modules if name.endswith(part)}
-        names.add(part if alike <= saved else module)
-    return sorted(names)
-
-
 def _base_copies(
     targets: Iterable[str],
     pairs: Iterable[str],
@@ -253,7 +265,7 @@ def _base_copies(
         return {}
     lookup = next(name for name, tensor in weights.items() if tensor.kind == "embedding")
     copied = [name for name in pairs if name in (lookup, "lm_head")]
-    return {f"{name}.base_layer.weight": _of_base(weights[name], stored) for name in copied}
+    return {f"{name}.base_layer.weight": of_base(weights[name], stored) for name in copied}
 
 
 def _second_copies(
@@ -269,7 +281,7 @@ def _second_copies(
         inside = re.fullmatch(rf"((?:.*\.)?(?:{saved}))\.(.+)", name)
         if inside:
             found[f"{inside[1]}.modules_to_save.default.{inside[2]}"] = whole[name]
-            found[f"{inside[1]}.original_module.{inside[2]}"] = _of_base(table[name], stored)
+            found[f"{inside[1]}.original_module.{inside[2]}"] = of_base(table[name], stored)
     return found
 
 

@@ -4,28 +4,31 @@ The configuration says which modules have which tensors; the file must hold thes
 in these shapes. Source: github.com/huggingface/peft, version 0.21.
 """
 
+import contextlib
 import os
 import pathlib
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-import jax
 import numpy as np
 
 from lorax.core.adapter import Adapter, Base, Delta
 from lorax.core.errors import LoraxError, LoraxWarning
 from lorax.io.names import turn
-from lorax.io.pairs import Pair, Parts, assemble
+from lorax.io.pairs import Pair, Parts, Update, assemble
 from lorax.io.parts import base_leaves
-from lorax.io.peft_config import TENSORS_NAME, PeftConfig, read_config
+from lorax.io.peft_config import PROMPTS, TENSORS_NAME, PeftConfig, read_config
+from lorax.io.peft_fields import short
+from lorax.io.peft_file import AdapterFile
+from lorax.io.peft_kinds import KINDS
 from lorax.io.peft_names import (
     PREFIX,
     Tensor,
     canonical,
     check_patterns_used,
-    factor_keys,
+    completed,
     matching,
     matrices,
     saved_tensors,
@@ -33,60 +36,65 @@ from lorax.io.peft_names import (
     tensor_table,
     tied_partners,
 )
-from lorax.io.tensors import TensorFile, open_tensors
+from lorax.io.peft_prompt import load_prompt
+from lorax.io.peft_slots import SHARED, Slot, ours, slots
+from lorax.io.peft_vera import prepared, take_shared
 
 Path = str | os.PathLike[str]
-
-_DTYPES = ("float32", "float16", "bfloat16", "float64")
-_CONVERT = (
-    'python -c "import torch; from safetensors.torch import save_file; save_file({{k: v.clone() '
-    "for k, v in torch.load('{old}', weights_only=True).items()}}, '{new}', {{'format': 'pt'}})\""
-)
-# What a key that is not expected may be, by a part of it.
-_KINDS = {
-    "lora_magnitude_vector": "DoRA's magnitudes, which are not read",
-    "lora_B.bias": "a bias on B (lora_bias), which is not read",
-    "trainable_tokens": "replaced token rows, which are not read",
-    "lora_": "a module that target_modules does not name, or that this model lacks",
-}
 
 
 def load_peft(directory: Path, model: Any, *, base: Base | None = None) -> tuple[Adapter, Delta]:
     """See `lorax.io.peft.load`."""
     folder = pathlib.Path(directory)
     config = read_config(folder)
-    table = tensor_table(model)
-    file = _open(folder)
+    with _telling(folder):
+        if config.method in PROMPTS:
+            return load_prompt(config, model, folder)
+        return _Import(config, model, folder, base).result()
+
+
+def prepare_peft(directory: Path, model: Any, base: Base) -> Base:
+    """See `lorax.io.peft.prepare`."""
+    folder = pathlib.Path(directory)
+    config = read_config(folder)
+    if config.method != "VERA":
+        return base
+    with _telling(folder):
+        file = _Import(config, model, folder, base)
+        return prepared(model, base, *file.result(), file.shared)
+
+
+@contextlib.contextmanager
+def _telling(folder: pathlib.Path) -> Iterator[None]:
+    """Errors that name the file."""
     try:
-        return _Import(config, model, table, file, base).result()
+        yield
     except LoraxError as error:
-        known = str(file.path) in str(error)
-        raise LoraxError(str(error) if known else f"'{file.path}': {error}") from None
+        known = str(folder) in str(error)
+        raise LoraxError(str(error) if known else f"'{folder / TENSORS_NAME}': {error}") from None
 
 
 class _Import:
     """One file while it is read; lives for a single call.
 
     Attributes:
-      keys: the file's keys by their canonical form; those that were used are taken out.
+      shared: VeRA's frozen A (in, r) and B (r, out), once `result` has been asked for.
     """
 
-    def __init__(
-        self,
-        config: PeftConfig,
-        model: Any,
-        table: Mapping[str, Tensor],
-        file: TensorFile,
-        base: Base | None,
-    ):
-        self.config, self.model, self.table, self.file, self.base = config, model, table, file, base
-        self.matrices = matrices(table)
-        self.keys = _keys(file)
-        saved = saved_tensors(config, table)
+    shared: tuple[np.ndarray, np.ndarray]
+
+    def __init__(self, config: PeftConfig, model: Any, folder: pathlib.Path, base: Base | None):
+        self.config = config = completed(config, model)
+        self.model, self.table = model, tensor_table(model)
+        self.matrices = matrices(self.table)
+        self.kind = KINDS[config.method]
+        self.file = AdapterFile(folder, PREFIX, canonical, SHARED)
+        self.base = base
+        saved = saved_tensors(config, self.table)
         targets = targeted(config, model, self.matrices)
         if config.ensure_weight_tying:
-            saved |= tied_partners(table, saved)
-            adapted = tied_partners(table, [self.matrices[name].name for name in targets])
+            saved |= tied_partners(self.table, saved)
+            adapted = tied_partners(self.table, [self.matrices[name].name for name in targets])
             targets = [name for name, t in self.matrices.items() if t.name in adapted]
         if not targets:
             raise LoraxError(
@@ -104,31 +112,41 @@ class _Import:
         self._check_lacking()
         saved = [name for name in table if name in self.saved]
         parts = Parts(
-            {name: self._pair(self.matrices[name]) for name in self.targets},
-            {name: self._take(name, table[name].shape) for name in saved},
-            {name: self._take(key, table[name].shape) for name, key in self._biases().items()},
+            {name: self._update(self.matrices[name]) for name in self.targets},
+            {name: self.file.take(name, table[name].shape) for name in saved},
+            {name: self.file.take(k, table[name].shape) for name, k in self._biases().items()},
             rank=config.r,
             alpha=config.lora_alpha,
             scaling="rslora" if config.use_rslora else "standard",
             dropout=config.lora_dropout,
+            kind=self.kind.adapter,
+            fields=self.kind.fields(config),
         )
+        if config.method == "VERA":
+            sides = [self.matrices[name].sides for name in self.targets]
+            self.shared = take_shared(self.file, config.r, sides)
         self._check_second_copies(parts.whole)
         copies = self._base_copies()
-        if self.keys:
-            raise self._unexpected(next(iter(self.keys.values())))
+        self.file.check_all_taken(self.model)
         result = assemble(table, parts)
         for tensor, array in copies:
             self._check_base_copy(tensor, array, f"{PREFIX}{tensor.module}.base_layer.weight")
         return result
 
-    def _pair(self, tensor: Tensor) -> Pair:
-        module, config = tensor.module, self.config
-        ranks = matching(config.rank_pattern, module) or [config.r]
+    def _slots(self, tensor: Tensor) -> tuple[int, tuple[Slot, ...]]:
+        """The rank of a module and its tensors.
+
+        PEFT sorts overlapping patterns when it saves; the tensors tell which came first.
+        """
+        config = self.config
+        ranks = matching(config.rank_pattern, tensor.module) or [config.r]
+        found = [(rank, slots(config, tensor, rank)) for rank in ranks]
+        fits = lambda slot: self.file.shape(slot.key) == slot.shape
+        return next((own for own in found if all(map(fits, own[1]))), found[0])
+
+    def _update(self, tensor: Tensor) -> Pair | Update:
+        config, module = self.config, tensor.module
         alphas = matching(config.alpha_pattern, module) or [config.lora_alpha]
-        keys = factor_keys(tensor)
-        # PEFT sorts overlapping patterns when it saves; the tensor tells which came first.
-        own = self.file.tensors[self.keys[keys[0]]].shape[:1]
-        rank = next((rank for rank in ranks if (rank,) == own), ranks[0])
         if len(set(alphas)) > 1:
             warnings.warn(
                 f"{len(alphas)} patterns of alpha_pattern match '{module}' and the first, "
@@ -136,9 +154,22 @@ class _Import:
                 LoraxWarning,
                 stacklevel=5,
             )
-        fan_in, fan_out = tensor.sides
-        a, b = self._take(keys[0], (rank, fan_in)), self._take(keys[1], (fan_out, rank))
-        return Pair(a, b, alphas[0])
+        rank, own = self._slots(tensor)
+        arrays = {slot.name: self.file.take(slot.key, slot.shape) for slot in own}
+        if config.method == "LORA":
+            return Pair(arrays["A"], arrays["B"], alphas[0])
+        arrays = ours(config.method, arrays, lambda: self._matrix(tensor))
+        return Update(arrays, rank, alphas[0])
+
+    def _matrix(self, tensor: Tensor) -> np.ndarray:
+        """The base's matrix of a module, in our orientation."""
+        if self.base is None:
+            raise LoraxError(
+                f"{self.config.method} counts from the base: expected base=, or a Pretrained as "
+                "model; pass the base that the adapter was trained on"
+            )
+        stored = np.asarray(base_leaves(self.base, self.model)[tensor.path])
+        return stored if tensor.layer is None else stored[tensor.layer]
 
     def _biases(self) -> dict[str, str]:
         """The trained biases outside of `saved`, each with its canonical key."""
@@ -151,25 +182,10 @@ class _Import:
         everywhere = {name: name for name in self.table if name.endswith(".bias")}
         return {k: v for k, v in (everywhere | adapted).items() if k not in self.saved}
 
-    def _take(self, key: str, shape: tuple[int, ...]) -> np.ndarray:
-        """The tensor of a canonical key, checked; it counts as used."""
-        name = self.keys.pop(key)
-        array = self.file.read(name, shape, finite=True)
-        if array.dtype.name not in _DTYPES:
-            raise LoraxError(
-                f"tensor '{name}' is {array.dtype}: expected one of {', '.join(_DTYPES)}; cast it"
-            )
-        if jax.dtypes.canonicalize_dtype(array.dtype) != array.dtype:
-            raise LoraxError(
-                f"tensor '{name}' is float64, which JAX rounds to float32 here: set "
-                "jax_enable_x64, or cast it to float32 where it was made"
-            )
-        return array
-
     def _check_lacking(self) -> None:
-        wanted = [key for name in self.targets for key in factor_keys(self.matrices[name])]
-        wanted += [*sorted(self.saved), *self._biases().values()]
-        lacking = [key for key in wanted if key not in self.keys]
+        own = [slot.key for name in self.targets for slot in self._slots(self.matrices[name])[1]]
+        wanted = [*own, *sorted(self.saved), *self._biases().values()]
+        lacking = [key for key in wanted if key not in self.file.keys]
         if lacking:
             raise LoraxError(
                 f"tensor '{PREFIX}{lacking[0]}' is missing, and {len(lacking) - 1} more: expected "
@@ -181,7 +197,11 @@ class _Import:
     def _base_copies(self) -> list[tuple[Tensor, np.ndarray]]:
         """Embeddings that PEFT saved together with the adapters on them."""
         keys = {f"{name}.base_layer.weight": self.matrices[name] for name in self.targets}
-        return [(t, self._take(key, t.shape)) for key, t in keys.items() if key in self.keys]
+        return [
+            (tensor, self.file.take(key, tensor.shape))
+            for key, tensor in keys.items()
+            if key in self.file.keys
+        ]
 
     def _check_base_copy(self, tensor: Tensor, array: np.ndarray, key: str) -> None:
         if self.base is None:
@@ -205,52 +225,18 @@ class _Import:
         """With bias="all" PEFT repeats the biases of whole modules under two more keys."""
         if self.config.bias != "all":
             return
-        for key in list(self.keys):
+        for key, stored_as in list(self.file.keys.items()):
             match = re.fullmatch(r"(.*\.)?(modules_to_save\.[^.]+|original_module)\.(.+)", key)
             name = f"{match[1] or ''}{match[3]}" if match else ""
             if match is None or name not in whole or not name.endswith(".bias"):
                 continue
-            stored_as, tensor = self.keys[key], self.table[name]
-            array = self._take(key, tensor.shape)
+            tensor = self.table[name]
+            array = self.file.take(key, tensor.shape)
             if match[2] != "original_module" and not np.array_equal(array, whole[name]):
                 raise LoraxError(f"tensor '{stored_as}' differs from '{name}': expected a copy")
             if match[2] == "original_module" and self.base is not None:
                 self._check_base_copy(tensor, array, stored_as)
 
-    def _unexpected(self, key: str) -> LoraxError:
-        kind = next((text for part, text in _KINDS.items() if part in key), "no part of it")
-        return LoraxError(
-            f"tensor '{key}' is not expected by the configuration and this "
-            f"{type(self.model).__name__}: {kind}; load the model that the adapter was trained on"
-        )
-
-
-def _open(folder: pathlib.Path) -> TensorFile:
-    file, pickled = folder / TENSORS_NAME, folder / "adapter_model.bin"
-    if not file.is_file() and pickled.is_file():
-        raise LoraxError(
-            f"'{pickled}' is a pickle, which is never opened here: convert it where you trust it: "
-            + _CONVERT.format(old=pickled, new=file)
-        )
-    if not file.is_file():
-        raise LoraxError(f"'{file}' does not exist: expected a folder that PEFT wrote")
-    return open_tensors(file)
-
-
-def _keys(file: TensorFile) -> dict[str, str]:
-    found: dict[str, str] = {}
-    for key in file.tensors:
-        if not key.startswith(PREFIX):
-            raise LoraxError(
-                f"tensor '{key}' lacks the prefix '{PREFIX}': PEFT would ignore it in silence; "
-                "save the adapter with PeftModel.save_pretrained, or rename its tensors"
-            )
-        if canonical(key) in found:
-            raise LoraxError(f"tensors '{key}' and '{found[canonical(key)]}' are one: expected one")
-        found[canonical(key)] = key
-    return found
-
 
 def _short(value: Any) -> str:
-    text = repr(list(value)) if isinstance(value, tuple) else repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+    return short(list(value) if isinstance(value, tuple) else value)

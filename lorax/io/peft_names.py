@@ -9,13 +9,15 @@ module that is trained whole, or a bias. Source: github.com/huggingface/peft, ve
 utils/save_and_load.py, tuners/tuners_utils.py and utils/other.py.
 """
 
+import dataclasses
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from lorax.core.errors import LoraxError
 from lorax.io.names import architecture, entries, leaf_shapes, module_name, ties
-from lorax.io.peft_config import Modules, PeftConfig
+from lorax.io.peft_config import PeftConfig
+from lorax.io.peft_fields import Modules
 
 PREFIX = "base_model.model."
 
@@ -96,8 +98,25 @@ _DEFAULT_TARGETS = {
     "gpt2": ("c_attn",),
     "roberta": ("query", "value"),
 }
+_IA3_TARGETS = {
+    "llama": ("k_proj", "v_proj", "down_proj"),
+    "gpt2": ("c_attn", "mlp.c_proj"),
+    "roberta": ("key", "value", "output.dense"),
+}
 _HEADS = ("lm_head", "lm_head.decoder")  # the output embedding, which "all-linear" leaves out
 _CLASSIFIERS = ("classifier", "score")
+
+
+def completed(config: PeftConfig, model: Any) -> PeftConfig:
+    """`config` with PEFT's own choice of modules for this architecture where it names none."""
+    ia3 = config.method == "IA3"
+    if config.target_modules is None:
+        names = (_IA3_TARGETS if ia3 else _DEFAULT_TARGETS)[architecture(model)]
+        config = dataclasses.replace(config, target_modules=names)
+    if ia3 and config.own["feedforward_modules"] is None:
+        last = _IA3_TARGETS[architecture(model)][-1:]
+        config = dataclasses.replace(config, own={"feedforward_modules": last})
+    return config
 
 
 def saved_modules(config: PeftConfig) -> tuple[str, ...]:
@@ -124,10 +143,8 @@ def _ancestors(name: str) -> list[str]:
 
 def targeted(config: PeftConfig, model: Any, modules: Mapping[str, Tensor]) -> list[str]:
     """Those of `modules`, the `matrices` of `model`, that get an adapter by PEFT's rules."""
-    targets = config.target_modules
-    if targets is None:
-        targets = _DEFAULT_TARGETS[architecture(model)]
-    elif isinstance(targets, str) and targets.lower() == "all-linear":
+    targets = completed(config, model).target_modules
+    if isinstance(targets, str) and targets.lower() == "all-linear":
         linear = [name for name, tensor in modules.items() if tensor.kind != "embedding"]
         targets = tuple(name for name in linear if name not in _HEADS)
     whole = [_around(name) for name in saved_modules(config)]

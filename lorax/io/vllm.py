@@ -15,6 +15,7 @@ import numpy as np
 from lorax.core.errors import LoraxError
 from lorax.io.names import architecture
 from lorax.io.pairs import Pair, Parts
+from lorax.io.parts import check_plain
 from lorax.io.peft_names import Tensor, matrices
 
 MAX_RANK = 512
@@ -37,6 +38,7 @@ def for_vllm(model: Any, table: Mapping[str, Tensor], parts: Parts) -> Parts:
             f"target='vllm' with a {type(model).__name__}: vLLM applies adapters to Llama alone of "
             f"these models; {_MERGE}"
         )
+    check_plain(parts, "vLLM")
     for name in parts.whole:
         raise LoraxError(
             f"'{table[name].path}' is trained whole: vLLM serves low-rank updates alone, no "

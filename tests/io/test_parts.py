@@ -132,7 +132,9 @@ def test_another_kind_of_adapter_is_refused():
     class Odd(lorax.Adapter):
         init = merge = lambda self, *args: {}
 
-    with pytest.raises(LoraxError, match="holds a Odd: expected LoRA, Full and BitFit"):
+    with pytest.raises(
+        LoraxError, match="holds a Odd: expected one of LoRA, DoRA, .*, Full, BitFit"
+    ):
         _parts(llama(), Odd(), {})
 
 

@@ -64,7 +64,7 @@ def test_unknown_fields_are_ignored_with_a_warning_unless_empty():
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"peft_type": "IA3"}, "peft_type is 'IA3': expected 'LORA'"),
+        ({"peft_type": "OFT"}, "peft_type is 'OFT': expected one of LORA, VERA, LOHA, LOKR, IA3"),
         ({"peft_type": ["LORA"]}, "peft_type is"),
         ({"r": 0}, "r is 0: expected a rank"),
         ({"r": True}, "r is True"),
@@ -85,7 +85,7 @@ def test_unknown_fields_are_ignored_with_a_warning_unless_empty():
         ({"rank_pattern": [["a", 1]]}, "rank_pattern is"),
         ({"alpha_pattern": {"(": 1}}, "alpha_pattern is '.': expected a regular expression"),
         ({"task_type": 1}, "task_type is 1"),
-        ({"use_dora": True}, "use_dora is True: DoRA's magnitudes cannot be read; merge it in"),
+        ({"use_dora": 1}, "use_dora is 1: expected true or false"),
         ({"lora_bias": True}, "lora_bias is True"),
         ({"trainable_token_indices": [1]}, "trainable_token_indices is"),
         ({"target_parameters": ["a"]}, "target_parameters is"),
@@ -102,6 +102,40 @@ def test_what_cannot_be_followed_is_refused_by_name(fields, message):
     with pytest.raises(LoraxError, match=message) as error:
         _config(**fields)
     assert "\n" not in str(error.value)
+
+
+def test_each_method_has_its_fields(recwarn):
+    def of(kind, **fields):
+        return parse_config({"peft_type": kind, **fields})
+
+    assert _config(use_dora=True).method == "DORA" and _config().method == "LORA"
+    vera = of("VERA", vera_dropout=0.1, projection_prng_key=3)
+    assert (vera.r, vera.lora_dropout, vera.own["save_projection"]) == (256, 0.1, True)
+    loha = of("LOHA", r=3, alpha=5, rank_pattern={"a": 2}, module_dropout=0.5)
+    assert (loha.r, loha.lora_alpha, loha.rank_pattern) == (3, 5, {"a": 2})
+    assert of("LOKR", decompose_factor=4).own == {"decompose_both": False, "decompose_factor": 4}
+    assert of("IA3", feedforward_modules=["b", "a"]).own == {"feedforward_modules": ("b", "a")}
+    assert of("PREFIX_TUNING", num_virtual_tokens=3).own["num_virtual_tokens"] == 3
+    assert not recwarn
+    with pytest.warns(LoraxWarning, match="field 'lora_alpha' .* is unknown"):
+        of("IA3", lora_alpha=3)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"peft_type": "VERA", "bias": "vera_only"}, "bias is 'vera_only': expected 'none'"),
+        ({"peft_type": "LOKR", "decompose_factor": 0}, "decompose_factor is 0: expected -1 or an"),
+        ({"peft_type": "LOKR", "decompose_both": 2}, "decompose_both is 2"),
+        ({"peft_type": "LOHA", "alpha": 0}, "alpha is 0: expected a positive"),
+        ({"peft_type": "IA3", "feedforward_modules": "("}, "feedforward_modules is '.': expected"),
+        ({"peft_type": "P_TUNING"}, "num_virtual_tokens is None: expected an integer of at least"),
+        ({"peft_type": "P_TUNING", "num_virtual_tokens": 2, "num_layers": 0}, "num_layers is 0"),
+    ],
+)
+def test_fields_of_other_methods_are_checked_too(fields, message):
+    with pytest.raises(LoraxError, match=message):
+        parse_config(fields)
 
 
 def test_other_initialisations_left_the_base_alone():

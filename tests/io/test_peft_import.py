@@ -208,7 +208,7 @@ def test_layers_of_a_scan_differ(tmp_path):
         (lambda t: t.update({KEY.replace("q_", "k_"): t[KEY]}), "target_modules does not name"),
         (
             lambda t: t.update({KEY.replace("lora_A.weight", "lora_magnitude_vector"): t[KEY]}),
-            "DoRA's magnitudes, which are not read",
+            "DoRA's magnitudes, but use_dora is false",
         ),
         (lambda t: t.update({KEY.replace("A.weight", "B.bias"): t[KEY]}), "a bias on B"),
         (lambda t: t.clear(), "is missing, and 3 more"),
