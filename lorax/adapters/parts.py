@@ -100,21 +100,22 @@ def gather(
                 others[number].append(member)
             for path, factors in (leaves or {}).items():
                 _put(updates, path, number, factors)
-    kept: tuple[tuple[Adapter, Delta], ...] = ()
-    if any(others) and not leave_out:
-        chains = all(isinstance(adapter, Chain) for adapter, *_ in checked)
-        if updates and chains and all(_same(others[0], other) for other in others):
-            kept = tuple((member.adapter, member.delta) for member in others[0])
-        else:
-            for number, members in enumerate(others):
-                for member in members:
-                    for path, whole in _wholes(number, member, rank, roles or {}).items():
-                        _put(updates, path, number, whole)
+    if leave_out:
+        others = [[] for _ in others]
+    chains = all(isinstance(adapter, Chain) for adapter, *_ in checked)
+    kept: list[_Member] = []
+    if updates and chains and all(_same(others[0], other) for other in others):
+        kept, others = others[0], []
+    for number, members in enumerate(others):
+        for member in members:
+            for path, whole in _wholes(number, member, rank, roles or {}).items():
+                _put(updates, path, number, whole)
     if not updates:
         raise LoraxError("nothing to combine: expected a leaf with factors in some part")
     for path, found in updates.items():
         check_alike(path, [_as_factors(update) for update in found.values()])
-    return Gathered(tuple(weight for *_, weight in checked), updates, kept)
+    weights = tuple(weight for *_, weight in checked)
+    return Gathered(weights, updates, tuple((one.adapter, one.delta) for one in kept))
 
 
 def whole_paths(member: Adapter, delta: Delta, base: Base) -> list[str]:

@@ -284,21 +284,17 @@ def test_a_tilde_is_the_home_and_what_is_no_path_is_told(tmp_path, monkeypatch):
 
 
 def test_adapters_know_their_base_and_those_of_different_bases_do_not_mix(tmp_path, saved):
-    adapter = ADAPTERS["lora"]
-    delta, other = noisy(adapter), jax.tree.map(lambda x: x + 1, BASE)
-    places = {name: tmp_path / name for name in ("a", "b", "c")}
-    save_adapter(places["a"], adapter, delta, base=BASE)
-    save_adapter(places["b"], adapter, delta, base=fingerprint(BASE))
-    save_adapter(places["c"], adapter, delta, base=other)
-    assert base_of(places["a"]) == base_of(places["b"]) == fingerprint(BASE)
-    assert base_of(saved) is None
-    both = load_adapters([places["a"], saved, places["b"]], base=BASE)
-    assert [one for one, _ in both] == [adapter] * 3
-    for places_of, base in (((places["a"], saved, places["c"]), None), ((places["c"],), BASE)):
+    adapter, other = ADAPTERS["lora"], jax.tree.map(lambda x: x + 1, BASE)
+    a, b, c = (tmp_path / name for name in "abc")
+    for place, base in ((a, BASE), (b, fingerprint(BASE)), (c, other)):
+        save_adapter(place, adapter, noisy(adapter), base=base)
+    assert base_of(a) == base_of(b) == fingerprint(BASE) and base_of(saved) is None
+    assert [one for one, _ in load_adapters([a, saved, b], base=BASE)] == [adapter] * 3
+    for places, base in (((a, saved, c), None), ((c,), BASE)):
         with pytest.raises(LoraxError, match="'.*c' belongs to the base .* one base") as caught:
-            load_adapters(places_of, base)
+            load_adapters(places, base)
         assert "\n" not in str(caught.value)
-    file = places["a"] / "adapter.json"
+    file = a / "adapter.json"
     file.write_text(file.read_text().replace(f'"{fingerprint(BASE)}"', "7"))
     with pytest.raises(LoraxError, match="damaged"):
-        base_of(places["a"])
+        base_of(a)
