@@ -33,7 +33,7 @@ def test_merge_is_the_equation(plain):
 
 def test_counts_are_the_square_of_the_rank_whatever_the_leaf(plain):
     assert count(plain) == 2 * 3**2
-    stacked = check_laws(STACKED, lorax.LoRAXS(rank=2))
+    stacked = check_laws(STACKED, lorax.LoRAXS(rank=2), slopes=False)
     assert count(stacked) == 2 * 2 * 2**2
     assert stacked["up/kernel"]["R"].shape == (2, 2, 2)
 

@@ -18,7 +18,7 @@ def plain():
 
 @pytest.fixture(scope="module")
 def stacked():
-    return check_laws(STACKED, lorax.VeRA(rank=RANK))
+    return check_laws(STACKED, lorax.VeRA(rank=RANK), slopes=False)
 
 
 def test_counts_are_rank_and_outputs_a_matrix(plain, stacked):
@@ -32,7 +32,8 @@ def test_counts_are_rank_and_outputs_a_matrix(plain, stacked):
 def test_merge_is_the_equation(plain):
     _, base, _ = PLAIN
     adapter, delta = lorax.VeRA(rank=RANK), moved(plain)
-    merged, frozen = adapter.merge(base, delta), adapter.derive(base, delta)
+    prepared = adapter.prepare(base, delta)
+    merged, frozen = adapter.merge(prepared, delta), prepared.derived
     for name, learnt in delta.items():
         a, b = (np.asarray(x, np.float64) for x in (frozen[name].A, frozen[name].B))
         wanted = a @ np.diag(learnt["d"]) @ b @ np.diag(learnt["b"])
@@ -70,9 +71,8 @@ def test_prepare_keeps_what_is_frozen_and_matrices_of_others_go_in(plain):
     _, base, _ = PLAIN
     adapter, delta = lorax.VeRA(rank=RANK), moved(plain)
     prepared = adapter.prepare(base, delta)
-    jax.tree.map(
-        np.testing.assert_array_equal, adapter.merge(prepared, delta), adapter.merge(base, delta)
-    )
+    assert "random_bits" not in str(jax.make_jaxpr(adapter.merge)(prepared, delta))
+    assert "random_bits" in str(jax.make_jaxpr(adapter.merge)(base, delta))
     ones = jax.tree.map(jnp.ones_like, prepared.derived)
     merged = adapter.merge(lorax.Prepared(base, ones, adapter), delta)
     learnt = delta["first/kernel"]
