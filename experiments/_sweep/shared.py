@@ -131,8 +131,9 @@ class Shared:
         given = lambda own: _complete(pad(own, self.state_shapes.delta), whole)
         own = dataclasses.replace(self._program, given=given)
         job = make_job(setting, workdir, "train", self._stop, delta, own)
-        if not config.adapter_from:  # the update is zero, so all units begin with these numbers
-            job = dataclasses.replace(job, frozen=functools.partial(self._of_base, job))
+        if not config.adapter_from:  # the same for all units
+            own = functools.partial(self._of_base, job.frozen)
+            job = dataclasses.replace(job, frozen=own)
         tx, _ = method.make_optimizer(config.optimizer, setting.steps, setting.adapter)
         state = init_state(delta, tx, jax.random.key(config.seed.dropout))
         return Member(unit, setting, job, state, numbers)
@@ -149,9 +150,9 @@ class Shared:
         if self._made is not None and not place.exists():
             place.symlink_to(os.path.relpath(self._made / "base", workdir))
 
-    def _of_base(self, job: training.Job, held: Held, base: Any) -> Mapping[str, float]:
+    def _of_base(self, frozen: Callable[..., Any], held: Held, base: Any) -> Mapping[str, float]:
         if held.name not in self._frozen:
-            self._frozen[held.name] = job.measure(held, base, job.delta)
+            self._frozen[held.name] = frozen(held, base)
         return self._frozen[held.name]
 
     def _with_base(self, setting: Setting) -> Setting:

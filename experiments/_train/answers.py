@@ -65,14 +65,15 @@ def answer(
 
 
 def continue_prompt(
-    config: Any, workdir: pathlib.Path, apply: Callable[..., Any], base: Any,
-    deltas: Mapping[str, Any], tokenizer: Any,
+    config: Any, workdir: pathlib.Path, programs: Mapping[str, tuple[Any, Any, Any]],
+    tokenizer: Any,
 ) -> None:  # fmt: skip
-    """Writes what each of `deltas` makes of `config.eval.prompt` to samples.jsonl, to be read."""
+    """Writes what each of `programs`, (apply, base, delta) by name, makes of `config.eval.prompt`
+    to samples.jsonl, to be read."""
     prompt = config.eval.prompt
     texts = {
-        name: decode(apply, base, delta, [prompt], tokenizer, until=(), **_settings(config))[0]
-        for name, delta in deltas.items()
+        name: decode(*program, [prompt], tokenizer, until=(), **_settings(config))[0]
+        for name, program in programs.items()
     }
     samples = [{"prompt": prompt, "text": t, "by": name} for name, t in texts.items()]
     if jax.process_index() == 0:

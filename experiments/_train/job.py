@@ -4,12 +4,14 @@ import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
 import lorax
 from experiments._train import method, scoring, training
 from experiments._train.placing import made
 from experiments._train.setting import Setting
+from lorax.core.adapter import unprepared
 from lorax.train.metrics import MetricsWriter
 from lorax.train.stop import Stop
 from lorax.train.tensorboard import TensorBoardWriter, Writers
@@ -49,8 +51,25 @@ def make_job(
     return training.Job(
         workdir, config, label, setting.adapter, base, delta, setting.loss,
         setting.data.pipeline, setting.steps, evaluate, _sink(config, workdir), measure,
-        lambda held, prepared: measure(held, prepared, delta), program.apply, given,
+        _frozen(setting, delta, measure, stop), program.apply, given,
     )  # fmt: skip
+
+
+def _frozen(
+    setting: Setting, delta: Any, measure: Callable[..., Any], stop: Stop
+) -> Callable[..., Any]:
+    """Numbers of the frozen base, by the program that is compiled already wherever it gives them.
+
+    What an adapter of parameters begins with is the base itself; a prompt is not.
+    """
+    added = jax.eval_shape(setting.adapter.additions, setting.subject.base, delta)
+    if not added:
+        return lambda held, prepared: measure(held, prepared, delta)
+    bare = lambda base, _, *args, **given: setting.fn(unprepared(base)[0], *args, **given)
+    alone = scoring.make_measure(
+        setting.config.data.task, bare, setting.metrics, stop.check, setting.layout
+    )
+    return lambda held, prepared: alone(held, prepared, None)
 
 
 def _first_delta(setting: Setting) -> Any:

@@ -193,8 +193,11 @@ def _texts(
             data.held[split].records, split, stop.check,
         )  # fmt: skip
     if config.data.task == "language" and config.eval.prompt:
-        deltas = {"frozen base": first, "trained": last}
-        continue_prompt(config, workdir, job.apply, base, deltas, tokenizer)
+        frozen = job.apply, base, first
+        if jax.eval_shape(setting.adapter.additions, base, job.delta):
+            frozen = setting.fn, setting.subject.base, None  # a first prompt is not the base
+        programs = {"frozen base": frozen, "trained": (job.apply, base, last)}
+        continue_prompt(config, workdir, programs, tokenizer)
     return {}
 
 
