@@ -23,6 +23,8 @@ ADAPTERS = {
     "said": functools.partial(
         lorax.Subspace, dim=24, projection="fastfood", scope="per_tensor", layerwise=True
     ),
+    "dora": functools.partial(lorax.DoRA, rank=RANK, alpha=3.0),
+    "adalora": functools.partial(lorax.AdaLoRA, rank=RANK, target_rank=1, alpha=3.0),
     "vera": functools.partial(lorax.VeRA, rank=RANK),
     "lora_fa": functools.partial(lorax.LoRAFA, rank=RANK, alpha=3.0),
     "loha": functools.partial(lorax.LoHa, rank=1, alpha=3.0),
@@ -38,6 +40,8 @@ FACTORED = ("lora", "rslora", "orthogonal", "pissa", "olora")
 NUMBERS: dict[str, tuple[Any, int]] = {
     **dict.fromkeys(FACTORED, (lambda i, o: RANK * (i + o), 2 * RANK)),  # some subtract A0 B0
     "lora": (lambda i, o: RANK * (i + o), RANK),
+    "dora": (lambda i, o: RANK * (i + o) + o, 99),
+    "adalora": (lambda i, o: RANK * (i + o + 1), RANK),
     "vera": (lambda i, o: RANK + o, RANK),
     "lora_fa": (lambda i, o: RANK * o, RANK),
     "loha": (lambda i, o: 2 * (i + o), 1),
@@ -62,6 +66,8 @@ SUBSPACES = [
 # The others keep laws 1, 3 and 8 on small programs of their own, in tests/adapters: here each meets
 # one kind of leaf, and the others where there is time.
 METHODS = [
+    ("dora", "experts"),
+    ("adalora", "dense_general"),
     ("vera", "dense_general"),
     ("lora_fa", "embed_tied"),
     ("loha", "conv"),
@@ -71,11 +77,12 @@ METHODS = [
     ("lora_xs", "experts"),
     ("tiny_lora", "conv"),
 ]
+REFUSED = (("ia3", "embed_tied"), ("ia3", "experts"), ("dora", "embed_tied"))
 MORE_METHODS = [
     pytest.param(kind, name, marks=pytest.mark.runs)
     for kind, own in METHODS
     for name in ("model_llama_scan", "embed_tied", "conv", "experts", "fused_qkv")
-    if name != own and not (kind == "ia3" and name in ("embed_tied", "experts"))
+    if name != own and (kind, name) not in REFUSED
 ]
 SLOW_METHODS = [pytest.param(*row, marks=pytest.mark.runs) for row in METHODS] + MORE_METHODS
 EVALUATED = [
