@@ -22,36 +22,64 @@ from configs.stories260k_shakespeare import get_config as one_run
 TASKS = ("shakespeare", "sst2")
 KNOWN = (*TASKS, *BASELINES, "smoke")
 
-LINEAR = "all-linear"
-LOW, MIDDLE, HIGH = (1e-3, 3e-3, 1e-2, 3e-2), (3e-3, 1e-2, 3e-2, 0.1), (1e-2, 3e-2, 0.1, 0.3)
-"""Grids of learning rates, half a decade apart, of Shakespeare."""
+LINEAR, MLP = "all-linear", (r".*/mlp/down/kernel",)
 
 Method = tuple[Mapping[str, Any], tuple[float, ...]]
 """Fields of an adapter, and the rates that it is tuned over."""
 
+_LADDER = (1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0)
 
-def _lora(rank: int = 8, **fields: Any) -> dict[str, Any]:
-    return {"adapter": "LoRA", "rank": rank, "alpha": 2.0 * rank, "where": LINEAR, **fields}
+
+def _lora(**fields: Any) -> dict[str, Any]:
+    return {"adapter": "LoRA", "rank": 8, "alpha": 16.0, "where": LINEAR, **fields}
+
+
+def _like(adapter: str, rank: int, **fields: Any) -> dict[str, Any]:
+    """One of LoRA's kin: alpha is twice the rank, as there."""
+    return {"adapter": adapter, "rank": rank, "alpha": 2.0 * rank, "where": LINEAR, **fields}
 
 
 def _chain(*members: Mapping[str, Any]) -> dict[str, Any]:
     return {"adapter": "Chain", "members": members}
 
 
+def _bottleneck(rank: int, **fields: Any) -> dict[str, Any]:
+    return {"adapter": "Bottleneck", "rank": rank, **fields}
+
+
+def _around(rate: float) -> tuple[float, ...]:
+    """Three rates half a decade apart, the one in the middle first guessed, then tried."""
+    at = _LADDER.index(rate)
+    return _LADDER[at - 1 : at + 2]
+
+
 METHODS: Mapping[str, Method] = {
-    "LoRA": (_lora(), LOW),
-    "rsLoRA": (_lora(scaling="rslora"), LOW),
-    "Prompt": ({"adapter": "PromptTuning", "tokens": 16}, HIGH),
-    "P-tuning": ({"adapter": "PTuning", "tokens": 16, "hidden": 64}, LOW),
-    "Prefix": ({"adapter": "PrefixTuning", "tokens": 16}, HIGH),
-    "PrefixLayer": ({"adapter": "PrefixLayer", "tokens": 8}, HIGH),
-    "Adapter-H": ({"adapter": "Bottleneck", "rank": 16}, LOW),
-    "Adapter-P": ({"adapter": "Bottleneck", "rank": 32, "where": (r".*/mlp/down/kernel",)}, LOW),
-    "BitFit": ({"adapter": "BitFit", "where": (r".*norm/scale",)}, HIGH),
-    "Subspace": ({"adapter": "Subspace", "dim": 1000, "projection": "fastfood"}, MIDDLE),
-    "Full": ({"adapter": "Full"}, LOW),
-}
-"""One entry a method: its name in folders and figures, its fields, its rates."""
+    "LoRA": (_lora(), _around(1e-2)),
+    "rsLoRA": (_lora(scaling="rslora"), _around(3e-3)),
+    "DoRA": (_like("DoRA", 8), _around(1e-2)),
+    "AdaLoRA": (_like("AdaLoRA", 12, target_rank=8, final=20), _around(3e-2)),
+    "LoRA-FA": (_like("LoRAFA", 8), _around(1e-2)),
+    "LoRA-XS": (_like("LoRAXS", 16), _around(3e-2)),
+    "VeRA": ({"adapter": "VeRA", "rank": 64, "where": LINEAR}, _around(0.1)),
+    "LoHa": (_like("LoHa", 4), _around(1e-2)),
+    "LoKr": (_like("LoKr", 8), _around(1e-2)),
+    "IA3": ({"adapter": "IA3"}, _around(0.1)),
+    "BitFit": ({"adapter": "BitFit", "where": (r".*norm/scale",)}, _around(3e-2)),
+    "Adapter-H": (_bottleneck(16), _around(1e-2)),
+    "Adapter-L": (_bottleneck(32, where=MLP, norm=True), _around(1e-2)),
+    "Adapter-P": (_bottleneck(32, where=MLP), _around(1e-2)),
+    "Prompt": ({"adapter": "PromptTuning", "tokens": 16}, _around(0.3)),
+    "P-tuning": ({"adapter": "PTuning", "tokens": 16, "hidden": 64}, _around(3e-3)),
+    "Prefix": ({"adapter": "PrefixTuning", "tokens": 16}, _around(0.1)),
+    "PrefixLayer": ({"adapter": "PrefixLayer", "tokens": 8}, _around(0.1)),
+    "LoRA+PE": (_chain(_lora(), {"adapter": "PromptTuning", "tokens": 8}), _around(1e-2)),
+    "LoRA+PL": (_chain(_lora(), {"adapter": "PrefixLayer", "tokens": 8}), _around(1e-2)),
+    "Subspace": (
+        {"adapter": "Subspace", "dim": 1000, "projection": "fastfood"}, _around(3e-2)
+    ),
+    "Full": ({"adapter": "Full"}, _around(3e-3)),
+}  # fmt: skip
+"""One entry a method: its name in folders and figures, its fields, its rates for Shakespeare."""
 
 OF_WORD = {"full": "Full", "bitfit": "BitFit"}
 
@@ -83,7 +111,7 @@ def _sst2(config: ConfigDict) -> None:
     config.data.update({"packing": "pack", "retention_characters": 6_000})
     config.data.columns.update({"text": "sentence", "label": "label"})
     config.train.update({"batch": 4, "steps": 150})
-    config.eval.update({"batch": 64, "limit": 256})
+    config.eval.update({"batch": 50, "limit": 200})
 
 
 def sweep(arg: str = "") -> Iterator[Point]:

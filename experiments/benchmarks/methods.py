@@ -90,7 +90,7 @@ def compared(
             }
             for name, one in steps.items()
         },
-        "verdicts": list(verdicts(seconds)),
+        "verdicts": verdicts(seconds),
     }  # fmt: skip
 
 

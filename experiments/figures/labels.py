@@ -4,11 +4,13 @@ import itertools
 from collections.abc import Mapping
 from typing import Any
 
+from experiments._report.style import MUTED
+
 SIZE = 7.5
 """Points of the letters."""
 
 _SIDES = ((1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, 1), (1, -1), (-1, -1))
-_AWAY = (5, 11, 18)
+_AWAY = (5, 11, 18, 27)
 
 Box = tuple[float, float, float, float]
 """Left, lower, right and upper edge, in pixels."""
@@ -40,13 +42,13 @@ def place(axes: Any, points: Mapping[str, tuple[float, float]]) -> None:
             outside = box[0] < frame.x0 or box[2] > frame.x1 or not frame.y0 < low < frame.y1 - high
             cost = sum(_overlap(box, other) for other in taken) + 1e4 * outside
             found.append((cost + away, away, (right, up), box))
-        _, away, (right, up), box = min(found)
+        _, away, (right, up), box = min(found, key=lambda one: one[0])
         taken.append(box)
         axes.annotate(
             name, points[name], (right * away, up * away), textcoords="offset points",
             fontsize=SIZE, ha=("right", "center", "left")[right + 1],
             va=("top", "center", "bottom")[up + 1],
-            arrowprops={"arrowstyle": "-", "lw": 0.5, "color": "#9aa4b0"} if away > 5 else None,
+            arrowprops={"arrowstyle": "-", "lw": 0.5, "color": MUTED} if away > 5 else None,
         )  # fmt: skip
 
 

@@ -57,7 +57,7 @@ class Method:
 
     @property
     def trainable(self) -> float:
-        """Numbers that learn."""
+        """Parameters."""
         return self.group.numbers["trainable"].mean
 
 
@@ -176,10 +176,9 @@ def figures(found: Comparison) -> tuple[list[Figure], dict[str, bytes]]:
 
 
 def _by_parameters(found: Comparison) -> ranks.Drawn:
-    figure, axes = _scatter(found, lambda method: Stat(method.trainable, None, 1))
-    axes.set_xscale("log")
-    axes.set_xlabel("numbers that learn")
-    return "by_parameters", figure, f"{found.title} against the numbers that learn; {_BARS}."
+    figure, axes = _scatter(found, lambda method: Stat(method.trainable, None, 1), log=True)
+    axes.set_xlabel("trainable parameters")
+    return "by_parameters", figure, f"{found.title} against trainable parameters; {_BARS}."
 
 
 def _by_forgetting(found: Comparison) -> ranks.Drawn:
@@ -197,9 +196,14 @@ def _by_forgetting(found: Comparison) -> ranks.Drawn:
 _BARS = "bars are standard errors over seeds, the dotted line is the frozen base where it is near"
 
 
-def _scatter(found: Comparison, x_of: Callable[[Method], Stat | None]) -> tuple[Any, Any]:
+def _scatter(
+    found: Comparison, x_of: Callable[[Method], Stat | None], *, log: bool = False
+) -> tuple[Any, Any]:
     """The number of every method against another, each with its name beside it."""
     figure, (axes,) = panels.grid(1, 4.4)
+    if log:
+        axes.set_xscale("log")
+        axes.xaxis.set_major_formatter(lambda value, _: panels.short(value))
     points = [(m.name, x, m.group.numbers[found.number]) for m in found.methods if (x := x_of(m))]
     for name, x, y in points:
         colour = INK if name == REFERENCE else SERIES[0]

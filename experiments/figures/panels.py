@@ -61,12 +61,12 @@ def ticks(axis: Any, values: Sequence[float]) -> None:
     axis.set_major_locator(
         ticker.FixedLocator(list(values)) if few else ticker.LogLocator(10, (1, 2, 5))
     )
-    axis.set_major_formatter(lambda value, _: _short(value))
+    axis.set_major_formatter(lambda value, _: short(value))
     axis.set_minor_locator(ticker.NullLocator())
 
 
-def _short(value: float) -> str:
-    """0.001, 1,000 and 1e38."""
+def short(value: float) -> str:
+    """A tick: 0.001, 1,000 and 1e38."""
     if 1000 <= abs(value) < 1e6:
         return f"{value:,.0f}"
     digits, e, power = f"{value:.3g}".partition("e")

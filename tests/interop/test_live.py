@@ -48,7 +48,7 @@ def read_by_peft(base: torch.nn.Module, folder):
         model = peft.PeftModel.from_pretrained(base, folder).eval()
     assert not [w for w in caught if "adapter keys" in str(w.message)], caught
     again = peft.set_peft_model_state_dict(model, peft.load_peft_weights(folder))
-    assert not again.unexpected_keys
+    assert set(again.unexpected_keys) <= {"prompt_embeddings"}  # which PEFT loads by itself
     return model
 
 
