@@ -13,7 +13,7 @@ from lorax.core.errors import LoraxError
 from lorax.train.loop import Evaluate, Outcome, Plan, train
 from lorax.train.losses import next_token_loss
 from lorax.train.metrics import MetricsWriter
-from lorax.train.optim import adamw
+from lorax.train.optim import adamw, settled
 from lorax.train.schedules import schedule
 from lorax.train.step import Step, init_state, make_step
 
@@ -134,6 +134,7 @@ def fit(
       evaluate: from merged parameters to numbers.
     """
     tx, rate = optimizer(part, learning_rate)
+    tx = settled(tx, adapter, plan.steps)
     queue = iter(batches)
     first = next(queue)
     delta = lorax.adapt(fn, adapter).init(key, base, first.inputs)

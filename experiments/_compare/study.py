@@ -93,7 +93,9 @@ def _run(call: Call, setting: Setting, methods: list[Method], writer: MetricsWri
             if found["validation"] < best:
                 best = found["validation"]
                 folder = call.workdir / "adapter" / method.name
-                save_adapter(folder, method.adapter, trained.delta, overwrite=True)
+                save_adapter(
+                    folder, method.adapter, trained.delta, base=setting.base, overwrite=True
+                )
 
 
 def _train(

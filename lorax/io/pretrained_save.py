@@ -126,6 +126,13 @@ def _source(leaf: Any, entry: Entry) -> Source:
 
 
 def _check_paths(wanted: set[str], found: set[str]) -> None:
+    beside = sorted(path for path in found if path.startswith("additions/"))
+    if beside:
+        raise LoraxError(
+            f"'{beside[0]}' stands beside the parameters, and a directory of Hugging Face's has no "
+            "room for it: expected parameters alone; save the adapter, or by lorax.io.peft.save "
+            "for PEFT"
+        )
     for path in sorted(wanted ^ found):
         near = nearest(path, found if path in wanted else wanted, 1)
         raise LoraxError(
