@@ -7,11 +7,14 @@ import jax
 import numpy as np
 
 from experiments._table import markdown
+from lorax.adapters.bitfit import BitFit
+from lorax.adapters.full import Full
 from lorax.adapters.lora import LoRA
 from lorax.analysis.spectra import Spectrum, spectra
 from lorax.core import paths
 from lorax.core.adapter import Adapter, Chain, Delta
 from lorax.core.leaf import Factors
+from lorax.io.form import named_arrays
 
 HEAD = ("leaf", "rank", "scale", "‖ΔW‖", "‖ΔW‖/‖W‖", "stable", "effective", "numerical")
 
@@ -50,8 +53,8 @@ def adapter_table(adapter: Adapter, delta: Delta, base: Any = None) -> str:
         found = spectra(adapter, delta, base)
     rows = [HEAD, *(_row(p, s, stored.get(p), n) for p, s in found.items() for n in _layers(s))]
     rest = [
-        (path, "full", " × ".join(map(str, leaf.shape)), "", "", "", "", "")
-        for path, leaf in _whole(adapter, delta).items()
+        (name, rank, " × ".join(map(str, array.shape)), "", "", "", "", "")
+        for name, rank, array in _others(adapter, delta)
     ]
     lines.append(markdown([*rows, *rest]))
     return "\n".join(lines)
@@ -79,12 +82,14 @@ def _row(path: str, spectrum: Spectrum, leaf: Any, layer: int) -> tuple[str, ...
     )
 
 
-def _whole(adapter: Adapter, delta: Delta) -> dict[str, Any]:
-    """Leaves that were trained whole, by path."""
+def _others(adapter: Adapter, delta: Delta) -> list[tuple[str, str, Any]]:
+    """What learnt beside LoRA's factors: name, "full" for a whole leaf or "", and the array."""
     if isinstance(adapter, Chain):
-        parts = (_whole(m, d) for m, d in zip(adapter.members, delta, strict=True))
-        return {path: leaf for part in parts for path, leaf in part.items()}
-    return {path: leaf for path, leaf in delta.items() if not isinstance(leaf, Factors)}
+        parts = zip(adapter.members, delta, strict=True)
+        return [row for member, part in parts for row in _others(member, part)]
+    rest = {path: leaf for path, leaf in delta.items() if not isinstance(leaf, Factors)}
+    whole = isinstance(adapter, Full | BitFit)
+    return [(name, "full" if whole else "", x) for name, x in named_arrays(rest).items()]
 
 
 def _without_layer(path: str) -> str:

@@ -14,12 +14,18 @@ from experiments import _cli, _flags
 def verb(flags: argparse.Namespace) -> None:
     """Loads, describes, saves."""
     from experiments._describe import adapter_table
+    from lorax.core.errors import LoraxError
     from lorax.io import peft
     from lorax.io.checkpoint import JSON_NAME, save_adapter
 
     _flags.check_out(flags, JSON_NAME)
     loaded = _flags.load_model(flags)
     adapter, delta = peft.load(flags.adapter, loaded)
+    if peft.prepare(flags.adapter, loaded) is not loaded.base:
+        raise LoraxError(
+            f"'{flags.adapter}' has frozen matrices of its own (VeRA), which an adapter of lorax "
+            "does not hold: expected another method; read it with lorax.io.peft.load and prepare"
+        )
     save_adapter(flags.out, adapter, delta, base=loaded.base, overwrite=flags.overwrite)
     print(adapter_table(adapter, delta, loaded.base))
     print(f"\nAdapter: {flags.out}")

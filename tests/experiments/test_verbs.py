@@ -71,6 +71,20 @@ def test_import_shows_updates_relative_to_their_base(tmp_path, capsys):
     assert float(row.split("|")[5]) > 0
 
 
+def test_other_methods_are_imported_and_exported(tmp_path, capsys):
+    theirs, out = FIXTURES / "methods" / "prefix_llama", tmp_path / "prefix"
+    assert import_peft.main([f"--model={MODEL}", f"--adapter={theirs}", f"--out={out}"]) == 0
+    assert "5 × 32" in capsys.readouterr().out
+    again = tmp_path / "again"
+    assert export_peft.main([f"--model={MODEL}", f"--adapter={out}", f"--out={again}"]) == 0
+    name = "adapter_model.safetensors"
+    old, new = read_tensors(theirs / name), read_tensors(again / name)
+    assert {k: v.tobytes() for k, v in old.items()} == {k: v.tobytes() for k, v in new.items()}
+    vera = f"--adapter={FIXTURES / 'methods' / 'vera_llama'}"
+    message = fails(capsys, "import_peft", f"--model={MODEL}", vera, f"--out={tmp_path / 'x'}")
+    assert "frozen matrices of its own (VeRA)" in message and not (tmp_path / "x").exists()
+
+
 def test_merge_writes_a_model_and_tells_the_rounding(imported, tmp_path, capsys):
     out = tmp_path / "merged"
     argv = [f"--model={MODEL}", f"--adapter={imported}", f"--out={out}", "--dtype=bfloat16"]

@@ -21,7 +21,7 @@ from tests.interop.measure import FOLDER, TOLERANCE, adapted_logits, error, logi
 torch = pytest.importorskip("torch", reason="make test-interop has torch")
 peft = pytest.importorskip("peft", reason="make test-interop has peft")
 
-from tests.fixtures import torch_adapters, torch_models  # noqa: E402
+from tests.fixtures import torch_adapters, torch_methods, torch_models  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore:::(torch|transformers|peft).*")
 
@@ -154,6 +154,22 @@ def test_repeated_layers_are_refused(tmp_path):
     assert error(merged, beside, batch[1]) > 0.1
     with pytest.raises(LoraxError, match="layer_replication"):
         lorax.io.peft.load(tmp_path / "in", model_of("llama"))
+
+
+def test_a_classifier_beside_other_methods():
+    """PEFT can neither merge IA3 into such a model nor switch its virtual tokens off."""
+    case = torch_methods.CASES["ia3_roberta"]
+    with pytest.raises(AttributeError, match="weight"):
+        torch_methods.adapted(case).merge_and_unload()
+    theirs = torch_methods.adapted(torch_methods.CASES["prompt_roberta"])
+    with pytest.raises(UnboundLocalError), theirs.disable_adapter():
+        pass
+    found, batch = model_of(case.model), torch_models.batch(case.model)
+    folder = FOLDER / "methods" / "ia3_roberta"
+    adapter, delta = lorax.io.peft.load(folder, found)
+    ours = logits(found.model, adapter.merge(found.base, delta), *batch)
+    with np.load(folder / "golden.npz") as record:
+        assert error(ours, record["merged"], batch[1]) <= TOLERANCE
 
 
 def test_merging_and_taking_back_again_drifts():
