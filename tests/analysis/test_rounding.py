@@ -139,5 +139,5 @@ def test_a_rescaled_leaf():
     (row,) = merge_rounding(adapter, base, delta).rows
     exact = adapter.merge({"w": base["w"].astype(jnp.float32)}, delta)["w"]
     norm = np.linalg.norm(np.asarray(exact) - np.asarray(base["w"], np.float32))
-    np.testing.assert_allclose(row.update, norm, rtol=1e-5)
+    np.testing.assert_allclose(row.update, norm, rtol=5e-4)  # A in 16 bits in the norm
     assert 0 < row.error < 0.05
