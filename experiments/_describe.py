@@ -12,7 +12,7 @@ from lorax.adapters.full import Full
 from lorax.adapters.lora import LoRA
 from lorax.analysis.spectra import Spectrum, spectra
 from lorax.core import paths
-from lorax.core.adapter import Adapter, Chain, Delta
+from lorax.core.adapter import Adapter, Chain, Delta, low_rank_leaves
 from lorax.core.leaf import Factors
 from lorax.io.form import named_arrays
 
@@ -48,13 +48,15 @@ def adapter_table(adapter: Adapter, delta: Delta, base: Any = None) -> str:
     lines = [str(adapter), f"{trained:,} trained numbers\n"]
     stored = {} if base is None else paths.flatten(base)
     members = adapter.members if isinstance(adapter, Chain) else (adapter,)
-    found = {}
-    if any(isinstance(member, LoRA) for member in members):
-        found = spectra(adapter, delta, base)
+    factored = any(isinstance(member, LoRA) for member in members)
+    if base is not None:
+        factored = bool(low_rank_leaves(adapter.leaves(base, delta)))
+    found = spectra(adapter, delta, base) if factored else {}
     rows = [HEAD, *(_row(p, s, stored.get(p), n) for p, s in found.items() for n in _layers(s))]
     rest = [
         (name, rank, " × ".join(map(str, array.shape)), "", "", "", "", "")
         for name, rank, array in _others(adapter, delta)
+        if name.rpartition("/")[0] not in found
     ]
     lines.append(markdown([*rows, *rest]))
     return "\n".join(lines)

@@ -11,8 +11,8 @@ import jax
 import numpy as np
 
 from lorax.core.adapter import Adapter, Base, Delta, check_adapter, unprepared
-from lorax.core.implicit import RANK, Implicit, implicit
-from lorax.core.leaf import LowRank, Shift
+from lorax.core.implicit import RANK, Implicit, implicit, rescaled
+from lorax.core.leaf import LowRank, Rescaled, Shift
 from lorax.core.packed import formed
 from lorax.core.paths import flatten
 
@@ -89,6 +89,8 @@ def _row(path: str, w: jax.Array, leaf: Any, merged: jax.Array) -> LeafRounding:
     before = np.asarray(formed(w)).astype(np.float64)
     if isinstance(leaf, LowRank):
         update = _update(implicit(path, w, leaf))
+    elif isinstance(leaf, Rescaled):
+        update = _rescaled(before, rescaled(path, w, leaf)) - before
     elif isinstance(leaf, Shift):
         update = np.asarray(leaf.update).astype(np.float64)
     else:  # the leaf itself, trained
@@ -97,6 +99,15 @@ def _row(path: str, w: jax.Array, leaf: Any, merged: jax.Array) -> LeafRounding:
     norm = float(np.linalg.norm(update))
     relative = float(np.linalg.norm(error)) / norm if norm else 0.0
     return LeafRounding(path, str(w.dtype), norm, relative, float(np.abs(error).max(initial=0.0)))
+
+
+def _rescaled(before: np.ndarray, leaf: Implicit) -> np.ndarray:
+    """(W0 + update) · gain in float64, on the axes of the leaf."""
+    gain, axes = leaf.gain if leaf.gain is not None else (1.0, ())
+    lengths = [n if label in axes else 1 for label, n in zip(leaf.axes, before.shape, strict=True)]
+    order = [axes.index(label) for label in leaf.axes if label in axes]
+    spread = np.transpose(np.asarray(gain).astype(np.float64), order).reshape(lengths)
+    return (before + _update(leaf)) * spread
 
 
 def _update(leaf: Implicit) -> np.ndarray:

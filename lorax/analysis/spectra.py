@@ -6,9 +6,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from lorax.adapters.low_rank import plain_leaves, singular_factors
+from lorax.adapters.low_rank import plain, plain_leaves, singular_factors
 from lorax.analysis.updates import TINY, lora_members
-from lorax.core.adapter import Adapter, Delta
+from lorax.core.adapter import Adapter, Delta, low_rank_leaves
+from lorax.core.leaf import LowRank
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,26 +57,40 @@ class Spectrum:
 
 
 def spectra(adapter: Adapter, delta: Delta, base: Any = None) -> dict[str, Spectrum]:
-    """The `Spectrum` of every leaf that `adapter` gives factors; no ΔW is formed.
+    """The `Spectrum` of every leaf whose ΔW has factors; no ΔW is formed.
 
-    Members of a `Chain` that have no factors (`Full`, `BitFit`) are passed over.
+    Others (those of `Full`, `BitFit` and `DoRA` say) are passed over.
 
     Args:
       adapter, delta: as trained, or as imported.
-      base: needed where the adapter starts from it (PiSSA, OLoRA).
+      base: needed where the adapter starts from it (PiSSA, OLoRA), and for all but LoRA, whose
+        factors are made of other numbers.
 
     Raises:
       LoraxError: no leaf has factors, or a base is needed.
     """
     found: dict[str, Spectrum] = {}
-    for member, part in lora_members(adapter, delta):
-        for path, leaf in plain_leaves(member, part, base).items():
-            scale = float(leaf.scale)
-            with jax.default_matmul_precision("highest"):
-                values = abs(scale) * jax.jit(singular_factors)(leaf.factors)[1]
-            rank = part[path].rank
-            found[path] = Spectrum(rank, scale, np.asarray(values, np.float64))
+    for path, (rank, leaf) in _factors(adapter, delta, base).items():
+        scale = float(leaf.scale)
+        with jax.default_matmul_precision("highest"):
+            values = abs(scale) * jax.jit(singular_factors)(leaf.factors)[1]
+        found[path] = Spectrum(rank, scale, np.asarray(values, np.float64))
     return found
+
+
+def _factors(adapter: Adapter, delta: Delta, base: Any) -> dict[str, tuple[int, LowRank]]:
+    """By path the rank as it is said, and factors and scale of the whole ΔW."""
+    leaves = {} if base is None else low_rank_leaves(adapter.leaves(base, delta))
+    if leaves:
+        return {
+            path: (leaf.factors.rank, LowRank(plain(path, leaf), leaf.scale))
+            for path, leaf in leaves.items()
+        }
+    return {
+        path: (part[path].rank, leaf)
+        for member, part in lora_members(adapter, delta)
+        for path, leaf in plain_leaves(member, part, base).items()
+    }
 
 
 def _ratio(a: np.ndarray, b: np.ndarray) -> np.ndarray:

@@ -15,7 +15,8 @@ from lorax.adapters.low_rank import matrices, plain
 from lorax.core import paths
 from lorax.core.adapter import Adapter, Base, Chain, Delta, check_adapter, unprepared
 from lorax.core.errors import LoraxError, LoraxTypeError
-from lorax.core.leaf import Factors, LowRank, Roles, Shift
+from lorax.core.implicit import dense
+from lorax.core.leaf import Factors, LowRank, Rescaled, Roles, Shift
 from lorax.core.packed import formed
 
 TINY = 1e-6
@@ -68,6 +69,9 @@ def changes(
         w, leaf = as_matrices(stored[path], found), leaves[path]
         if isinstance(leaf, LowRank):
             yield path, w, leaf.scale * _product(plain(path, leaf))
+        elif isinstance(leaf, Rescaled):
+            wide = jnp.asarray(formed(stored[path]), w.dtype)  # before any rounding
+            yield path, w, as_matrices(dense(path, wide, leaf), found) - w
         elif isinstance(leaf, Shift):
             yield path, w, as_matrices(leaf.update, found)
         else:
@@ -111,6 +115,8 @@ def _roles_of(path: str, leaf: Any, roles: Mapping[str, Roles]) -> Roles | None:
     """How the axes of `leaf` lie, or None if it is no matrix."""
     if isinstance(leaf, LowRank):
         return leaf.factors.roles
+    if isinstance(leaf, Rescaled):
+        return leaf.roles
     known = roles.get(path)
     if known is None or not known.inputs or not known.outputs:
         return None

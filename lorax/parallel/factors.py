@@ -47,14 +47,14 @@ def delta_specs(
         )
 
     def one(keys: Iterable[Any], leaf: Any) -> Any:
-        path = next(
-            (name for name in (paths.path_of((key,)) for key in keys) if name in base_specs), None
-        )
+        names = [paths.path_of((key,)) for key in keys]
+        path = next((name for name in names if name in base_specs), None)
         if isinstance(leaf, Factors):
             return factors(path, leaf) if path else jax.tree.map(lambda _: P(), leaf)
         if isinstance(leaf, Learnt):
             return jax.tree.map(lambda _: P(), leaf)
-        spec = P() if path is None else base_specs[path]
+        # what lies below the path of a leaf is not the leaf
+        spec = base_specs[path] if path is not None and path == names[-1] else P()
         fits = len(leaf.shape) == len(spec) and divides(leaf.shape, spec, mesh)
         return spec if fits else P()
 

@@ -127,3 +127,17 @@ def test_it_prints_as_a_table():
                                                    "max", "|error|"]  # fmt: skip
     assert lines[1].startswith("query  bfloat16") and lines[-1].startswith("all 2 leaves")
     assert str(MergeRounding(())).endswith("all 0 leaves: error / ‖ΔW‖ 0.00e+00")
+
+
+def test_a_rescaled_leaf():
+    base = {"w": jax.random.normal(jax.random.key(0), (6, 5)).astype(jnp.bfloat16)}
+    adapter = lorax.DoRA(rank=2, where=("w",))
+    delta = adapter.init(jax.random.key(1), base)
+    (start,) = merge_rounding(adapter, base, delta).rows
+    assert start.update == 0.0 and start.largest == 0.0
+    delta = jax.tree.map(lambda x: x + 0.1, delta)
+    (row,) = merge_rounding(adapter, base, delta).rows
+    exact = adapter.merge({"w": base["w"].astype(jnp.float32)}, delta)["w"]
+    norm = np.linalg.norm(np.asarray(exact) - np.asarray(base["w"], np.float32))
+    np.testing.assert_allclose(row.update, norm, rtol=1e-5)
+    assert 0 < row.error < 0.05

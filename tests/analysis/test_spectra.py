@@ -55,3 +55,12 @@ def test_the_published_mnli_adapter():
     np.testing.assert_allclose(first.stable_rank, 1.59, rtol=5e-3)
     total = np.sqrt(sum(float(s.frobenius[0]) ** 2 for s in found.values()))
     np.testing.assert_allclose(total, 22.901, rtol=1e-4)
+
+
+def test_factors_that_are_made_of_other_numbers():
+    base = {"w": jax.random.normal(jax.random.key(0), (6, 5))}
+    adapter = lorax.AdaLoRA(rank=3, target_rank=2, where=("w",))
+    delta = jax.tree.map(lambda x: x + 0.1, adapter.init(jax.random.key(1), base))
+    found = spectra(adapter, delta, base)["w"]
+    update = np.asarray(adapter.merge(base, delta)["w"] - base["w"], np.float64)
+    np.testing.assert_allclose(found.values[0], np.linalg.svd(update)[1][:3], rtol=1e-3, atol=1e-5)

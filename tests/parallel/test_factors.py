@@ -64,6 +64,16 @@ def test_members_of_a_chain_and_of_a_pack(initializer):
     assert packed.offset == ({"layers/kernel": STACKED} if initializer == "pissa" else {})
 
 
+def test_what_is_no_factor_and_no_leaf_is_whole():
+    names = ("layers/kernel",)
+    dora = found(lorax.DoRA(rank=2, where=names))
+    assert dora == {"lora": {"layers/kernel": STACKED}, "magnitude": {"layers/kernel": P()}}
+    xs = found(lorax.LoRAXS(rank=4, where=names))["layers/kernel"]
+    assert xs.arrays == {"R": P()}
+    below = {"layers/kernel": {"down": jnp.ones((3, 8, 4))}}  # as many axes as the leaf
+    assert delta_specs(below, SPECS, MESH) == {"layers/kernel": {"down": P()}}
+
+
 def test_numbers_of_all_leaves_are_whole():
     subspace = lorax.Subspace(dim=8, where=("layers/kernel",), layerwise=True)
     assert found(subspace) == {"theta": P(), "scales": P()}
