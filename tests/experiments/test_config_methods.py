@@ -16,6 +16,8 @@ NAME = "configs/method_comparison.py"
 def units(words=""):
     """All units of the page, those that `smoke` leaves out too."""
     config = load_config(f"{NAME}:{words}")
+    if "smoke" in words:  # more steps than AdaLoRA leaves its budget alone at the end
+        config.train.steps = config.eval.every = config.checkpoint.every = 24
     return make_units(config, list(page.sweep(words)))
 
 
@@ -55,7 +57,7 @@ def test_words_of_baselines_are_their_entries():
 
 
 @pytest.mark.runs
-def test_every_method_fits_the_base_and_the_toy():
+def test_every_method_fits_the_base():
     made = [u for u in units() if u.point["seed"] == 0]
     sizes = check.trainable(made, check.planned, print)
     of = {unit.point["adapter"]: sizes[unit.name] for unit in made}
@@ -63,8 +65,6 @@ def test_every_method_fits_the_base_and_the_toy():
     assert of["Prompt"] == 16 * 64  # n d
     assert of["Prefix"] == 16 * 2 * 5 * 32  # n 2 L d_kv
     assert of["LoRA+PE"] == of["LoRA"] + 8 * 64
-    toy = [u for u in units("smoke") if u.point["seed"] == 0]
-    assert set(check.trainable(toy, check.planned, print)) == {unit.name for unit in toy}
 
 
 @pytest.mark.runs
