@@ -97,11 +97,11 @@ def _mesh() -> dict:
 def _data() -> dict:
     return {
         "task": "language",  # language, completion, classification or regression
-        # text, jsonl, csv, tsv, glue, e2e, instructions, mnist, npz, digits, python or toy
+        # text, jsonl, csv, tsv, glue, e2e, instructions, clinc, mnist, npz, digits, python or toy
         "format": "text",
         "name": "",  # of a GLUE task
         # paths, names below LORAX_DATA, or hub:dataset/id:split; globs may be given; of npz
-        # file.npz:split, of digits: digits, of python: source or english
+        # file.npz:split, of clinc file.json:split, of digits: digits, of python: source or english
         "train": "",
         "validation": "",  # empty: cut from the end of train
         "test": "",

@@ -12,6 +12,7 @@ Formats, and what `path` is for each:
   glue             files of the GLUE task `name`                     classification, regression
   e2e              files of lines `meaning||text`, or CSV            completion
   instructions     files of rows, by their ending, or hub:...        completion
+  clinc            FILE:SPLIT of CLINC150; rows of `labels` alone    classification
   mnist            the file of images, or how its name begins        classification
   npz              FILE:SPLIT, arrays x_SPLIT and y_SPLIT in it      classification
   digits           "digits", 8x8 images that ship with scikit-learn  classification
@@ -30,6 +31,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from lorax.core.errors import LoraxError, check_choice
 from lorax.data import glue, hub, instructions, python_text, source
+from lorax.data.clinc import read_clinc
 from lorax.data.digits import read_digits
 from lorax.data.e2e import read_e2e
 from lorax.data.idx import read_images
@@ -159,6 +161,11 @@ def _read_instructions(wanted: _Request) -> _Found:
     return instructions.to_prompts(rows, wanted.template, wanted.columns, wanted.bad), ()
 
 
+def _read_clinc(wanted: _Request) -> _Found:
+    rows = read_clinc(wanted.path, wanted.labels)
+    return classes(to_records(rows, wanted.task, {}, wanted.bad), wanted.labels, wanted.bad)
+
+
 def _read_mnist(wanted: _Request) -> _Found:
     labels = wanted.labels or DIGITS
     return read_images(wanted.path, len(labels), wanted.bad), labels
@@ -228,6 +235,7 @@ _FORMATS: dict[str, tuple[Callable[[_Request], _Found], tuple[str, ...]]] = {
     "glue": (_read_glue, ("classification", "regression")),
     "e2e": (_read_e2e, ("completion",)),
     "instructions": (_read_instructions, ("completion",)),
+    "clinc": (_read_clinc, ("classification",)),
     "mnist": (_read_mnist, ("classification",)),
     "npz": (_read_npz, ("classification",)),
     "digits": (_read_digits, ("classification",)),

@@ -5,6 +5,7 @@ in these shapes. Source: github.com/huggingface/peft, version 0.21.
 """
 
 import contextlib
+import functools
 import os
 import pathlib
 import re
@@ -161,6 +162,10 @@ class _Import:
         arrays = ours(config.method, arrays, lambda: self._matrix(tensor))
         return Update(arrays, rank, alphas[0])
 
+    @functools.cached_property
+    def _stored(self) -> dict[str, Any]:
+        return base_leaves(self.base, self.model)
+
     def _matrix(self, tensor: Tensor) -> np.ndarray:
         """The base's matrix of a module, in our orientation."""
         if self.base is None:
@@ -168,7 +173,7 @@ class _Import:
                 f"{self.config.method} counts from the base: expected base=, or a Pretrained as "
                 "model; pass the base that the adapter was trained on"
             )
-        stored = np.asarray(base_leaves(self.base, self.model)[tensor.path])
+        stored = np.asarray(self._stored[tensor.path])
         return stored if tensor.layer is None else stored[tensor.layer]
 
     def _biases(self) -> dict[str, str]:
@@ -212,7 +217,7 @@ class _Import:
                 stacklevel=5,
             )
             return
-        stored = np.asarray(base_leaves(self.base, self.model)[tensor.path])
+        stored = np.asarray(self._stored[tensor.path])
         stored = stored if tensor.tied else turn(tensor.kind, stored)
         dtype = min(array.dtype, stored.dtype, key=lambda dtype: dtype.itemsize)
         if not np.array_equal(array.astype(dtype), stored.astype(dtype)):

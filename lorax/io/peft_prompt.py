@@ -8,10 +8,12 @@ comes from a file is the vectors themselves, and what we write is the vectors as
 Source: github.com/huggingface/peft, version 0.21, peft_model.py and tuners/prefix_tuning/model.py.
 """
 
+import functools
 import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -94,8 +96,9 @@ def describe_prompt(
     """The fields of the configuration, and every tensor by its key.
 
     Raises:
-      LoraxError: several such adapters or another kind beside, virtual tokens inside the rows, or a
-        classifier that the file must hold and nobody gave.
+      LoraxError: several such adapters or another kind beside, a delta that does not fit, virtual
+        tokens inside the rows, or a classifier that the file must hold and nobody gave.
+      LoraxTypeError: a delta of another kind.
     """
     every = list(members(adapter, delta))
     prompts = [own for own in every if type(own[0]) in _ADAPTERS]
@@ -109,6 +112,8 @@ def describe_prompt(
     method = _ADAPTERS[type(member)]
     rest = [own for own in every if own[0] is not member]
     whole = _whole(model, table, rest, base, type(member).__name__)
+    variables = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 1), jnp.int32))
+    jax.eval_shape(functools.partial(member.additions, variables), part)  # checks the delta
     rows = np.asarray(_METHODS[method][1](member, part))
     shape = (member.tokens, _width(method, _sizes(method, model)))
     inside = getattr(member, "infix", 0)

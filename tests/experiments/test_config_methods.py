@@ -16,6 +16,8 @@ NAME = "configs/method_comparison.py"
 def units(words=""):
     """All units of the page, those that `smoke` leaves out too."""
     config = load_config(f"{NAME}:{words}")
+    if "smoke" in words:  # more steps than AdaLoRA leaves its budget alone at the end
+        config.train.steps = config.eval.every = config.checkpoint.every = 24
     return make_units(config, list(page.sweep(words)))
 
 
@@ -42,20 +44,20 @@ def test_every_method_is_tuned_alike(task):
 def test_tasks_differ_in_data_and_in_the_size_of_rates():
     language, classes = (units(task) for task in page.TASKS)
     assert language[0].config.data.task == "language"
-    assert classes[0].config.data.labels == ("sad", "happy")
+    assert classes[0].config.data.labels == page.INTENTS
     assert language[0].config.model == classes[0].config.model
     for name, found in rates(language).items():
-        assert sorted(rates(classes)[name]) == pytest.approx([rate / 10 for rate in sorted(found)])
+        assert sorted(rates(classes)[name])[1:] == sorted(found)[:-1]  # half a decade lower
     assert all(unit.config.data.retention and unit.config.eval.by_item for unit in classes)
 
 
 def test_words_of_baselines_are_their_entries():
-    assert [*rates(units("full"))] == ["Full"] and [*rates(units("bitfit,sst2"))] == ["BitFit"]
+    assert [*rates(units("full"))] == ["Full"] and [*rates(units("bitfit,clinc"))] == ["BitFit"]
     assert load_config(f"{NAME}:full").adapter.adapter == "Full"
 
 
 @pytest.mark.runs
-def test_every_method_fits_the_base_and_the_toy():
+def test_every_method_fits_the_base():
     made = [u for u in units() if u.point["seed"] == 0]
     sizes = check.trainable(made, check.planned, print)
     of = {unit.point["adapter"]: sizes[unit.name] for unit in made}
@@ -63,8 +65,6 @@ def test_every_method_fits_the_base_and_the_toy():
     assert of["Prompt"] == 16 * 64  # n d
     assert of["Prefix"] == 16 * 2 * 5 * 32  # n 2 L d_kv
     assert of["LoRA+PE"] == of["LoRA"] + 8 * 64
-    toy = [u for u in units("smoke") if u.point["seed"] == 0]
-    assert set(check.trainable(toy, check.planned, print)) == {unit.name for unit in toy}
 
 
 @pytest.mark.runs
@@ -85,7 +85,7 @@ def test_a_method_of_each_kind_trains(task, tmp_path):
     found = [row(tmp_path, unit) for unit in made]
     assert [one["point"]["adapter"] for one in found] == sorted(kinds, key=[*page.METHODS].index)
     assert all(one["state"] == "done" and one["validation/loss"] for one in found)
-    assert ("validation/accuracy" in found[0]) == (task == "sst2")
+    assert ("validation/accuracy" in found[0]) == (task == "clinc")
     config = made[0].config.to_dict()
     text = write(tmp_path, f"{NAME}:{task}", config, found, reduce(found, page.reduction))
     assert "## Methods" in text.read_text()

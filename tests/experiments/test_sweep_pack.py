@@ -76,6 +76,24 @@ def test_a_packed_unit_is_the_unit_alone(grid, tmp_path, number):
     assert differences(place(folder, made[number]), tmp_path) == []
 
 
+def test_a_packed_unit_of_a_method_that_derives_something_is_the_unit_alone(tmp_path):
+    page = tmp_path / "page.py"
+    page.write_text(
+        "from ml_collections import ConfigDict\n"
+        "from configs.mnist_mlp import get_config as one_run\n"
+        "def get_config(arg=''):\n"
+        "    config = one_run('lora,smoke')\n"
+        "    config.adapter = ConfigDict({'adapter': 'VeRA', 'rank': 3, 'dropout': 0.1})\n"
+        "    return config\n"
+    )
+    flags = (f"--config={page}", *MLP[1:])
+    made = units(flags, axis("lr", (1e-2, 1e-1)), axis("seed", (0, 1)))
+    packed(tmp_path / "sweep", made)
+    said = run(tmp_path / "alone", *flags_of(flags, made[3]))
+    assert said.code == 0, said
+    assert differences(place(tmp_path / "sweep", made[3]), tmp_path / "alone") == []
+
+
 def test_units_of_a_program_are_compiled_once_and_told_one_by_one(grid):
     _, made, said, compiled = grid
     assert [program.units for program in compiled] == [12]

@@ -149,6 +149,10 @@ def test_what_peft_cannot_hold(tmp_path):
     nan = {"prompt": np.full((3, 16), np.nan, np.float32)}
     with pytest.raises(LoraxError, match="expected finite numbers"):
         peft.save(tmp_path / "x", prompt, nan, model)
+    for delta in ({"prefix": nan["prompt"]}, {"prompt": np.zeros((2, 16), np.float32)}, 3):
+        with pytest.raises((LoraxError, TypeError), match="delta") as error:
+            peft.save(tmp_path / "x", prompt, delta, model)
+        assert "\n" not in str(error.value)
     assert not any(tmp_path.iterdir())
 
 
