@@ -168,7 +168,7 @@ def _size(config: Any, subject: Subject) -> int:
         delta = jax.eval_shape(
             lambda base: apply.init(jax.random.key(0), base, jnp.asarray(example)), subject.base
         )
-    except LoraxError as error:
+    except ValueError as error:  # a LoraxError, or a model's: no room for a prompt, say
         raise LoraxError(f"config.adapter: {error}") from None
     return sum(leaf.size for leaf in jax.tree.leaves(delta))
 

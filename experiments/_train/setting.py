@@ -231,7 +231,7 @@ def _check_fits(setting: Setting) -> None:
 
     try:
         jax.eval_shape(first, base)
-    except LoraxError as error:
+    except ValueError as error:  # a LoraxError, or a model's: no room for a prompt, say
         raise LoraxError(f"config.adapter: {error}") from None
     if setting.config.adapter_from:
         first = lambda base: method.first_delta(

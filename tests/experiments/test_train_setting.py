@@ -3,6 +3,7 @@
 import jax
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
 import lorax
 from experiments._page_file import load_config
@@ -52,6 +53,28 @@ def test_also_train_puts_whole_leaves_beside_the_adapter(config):
     alone = load_config("configs/quickstart.py:smoke")
     whole = lorax.Full(where=("params/norm/scale",))
     assert method.make_adapter(config) == lorax.Chain(method.make_adapter(alone), whole)
+
+
+def test_a_prompt_begins_as_a_text_and_has_to_fit(config):
+    config.adapter = ConfigDict({"adapter": "PromptTuning", "tokens": 4, "text": "Once upon"})
+    setting = make_setting(config)
+    ids = tuple(setting.subject.tokenizer.encode("Once upon"))
+    assert setting.adapter == lorax.PromptTuning(tokens=4, initializer="text", token_ids=ids)
+    with pytest.raises(LoraxError, match="has no tokenizer"):
+        method.make_adapter(config)
+    config.adapter.tokens = 10_000
+    with pytest.raises(LoraxError, match="config.adapter: at most max_length=") as error:
+        make_setting(config)
+    assert "\n" not in str(error.value)
+
+
+def test_a_method_that_shrinks_needs_updates_for_it(config):
+    fields = {"adapter": "AdaLoRA", "rank": 4, "target_rank": 2, "where": ("all-linear",)}
+    config.adapter = ConfigDict({**fields, "warmup": 10**6})
+    with pytest.raises(LoraxError, match="config.adapter: AdaLoRA has warmup=1000000"):
+        make_setting(config)
+    config.adapter.warmup = 0
+    assert make_setting(config).adapter == lorax.AdaLoRA(rank=4, target_rank=2)
 
 
 @pytest.mark.parametrize("shapes", ["same", "other rank"])
