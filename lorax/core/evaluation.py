@@ -20,6 +20,7 @@ from lorax.core.packed import Packed
 from lorax.core.rules import RULES
 
 Values = list[Any]
+_NAMED = 4  # leaves in a warning
 
 
 @dataclasses.dataclass(frozen=True)
@@ -241,13 +242,14 @@ class Evaluation:
         return jax.numpy.where(keep, x / (1.0 - leaf.dropout), 0).astype(x.dtype)
 
     def warn(self) -> None:
-        """One warning that lists every merged leaf, if `on_fallback` is "warn" and there is any."""
+        """One warning that names the merged leaves, if `on_fallback` is "warn" and there are any."""
         merges = sorted({f"'{u.path}' ({u.primitive})" for u in self.uses.values() if u.merged})
         if merges and self.on_fallback == "warn":
+            more = f" and {len(merges) - _NAMED} more" if len(merges) > _NAMED else ""
             warnings.warn(
-                f"lorax merged {len(merges)} adapted leaves that a primitive cannot use factored: "
-                f"{', '.join(merges)}. The result is exact but slower; see lorax.report, or pass "
-                "on_fallback='allow'",
+                f"lorax merged {len(merges)} adapted leaves that cannot be used factored: "
+                f"{', '.join(merges[:_NAMED])}{more}. The result is exact but slower; see "
+                "lorax.report, or pass on_fallback='allow'",
                 LoraxWarning,
                 stacklevel=3,
             )
