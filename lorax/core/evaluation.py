@@ -242,7 +242,7 @@ class Evaluation:
         return jax.numpy.where(keep, x / (1.0 - leaf.dropout), 0).astype(x.dtype)
 
     def warn(self) -> None:
-        """One warning that names the merged leaves, if `on_fallback` is "warn" and there are any."""
+        """One warning that names merged leaves, if `on_fallback` is "warn" and there are any."""
         merges = sorted({f"'{u.path}' ({u.primitive})" for u in self.uses.values() if u.merged})
         if merges and self.on_fallback == "warn":
             more = f" and {len(merges) - _NAMED} more" if len(merges) > _NAMED else ""
