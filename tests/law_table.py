@@ -77,6 +77,7 @@ METHODS = [
     ("lora_xs", "experts"),
     ("tiny_lora", "conv"),
 ]
+CLOSER = ("dora", "adalora", "vera", "lora_fa", "loha", "ia3", "lora_xs")  # factored on its row
 REFUSED = (("ia3", "embed_tied"), ("ia3", "experts"), ("dora", "embed_tied"))
 MORE_METHODS = [
     pytest.param(kind, name, marks=pytest.mark.runs)

@@ -16,6 +16,7 @@ import lorax
 from lorax.core import paths
 from tests.law_table import (
     ADAPTERS,
+    CLOSER,
     EVALUATED,
     EVERY,
     FACTORED,
@@ -126,10 +127,12 @@ def test_law_3_and_9_factored_equals_merged_without_fallback(kind, name):
 
 
 @pytest.mark.runs
-@pytest.mark.parametrize("name", EVERY)
-def test_law_3_in_bfloat16_factored_is_the_closer(name):
+@pytest.mark.parametrize(
+    ("kind", "name"), [("lora", name) for name in EVERY] + [r for r in METHODS if r[0] in CLOSER]
+)
+def test_law_3_in_bfloat16_factored_is_the_closer(kind, name):
     exact, program = row(EXACT.get(name, name)), row(name, "bfloat16")
-    adapter = lorax.LoRA(rank=RANK, alpha=3.0, where=program.where)
+    adapter = ADAPTERS[kind](where=program.where)
     apply, first = start(program, adapter)
     base = jax.tree.map(lambda x: x.astype(jnp.float32), program.base)
     x = program.x.astype(exact.x.dtype)
