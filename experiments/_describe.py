@@ -54,7 +54,7 @@ def adapter_table(adapter: Adapter, delta: Delta, base: Any = None) -> str:
     found = spectra(adapter, delta, base) if factored else {}
     rows = [HEAD, *(_row(p, s, stored.get(p), n) for p, s in found.items() for n in _layers(s))]
     rest = [
-        (name, rank, " × ".join(map(str, array.shape)), "", "", "", "", "")
+        (f"{name} ({' × '.join(map(str, array.shape))})", rank, "", "", "", "", "", "")
         for name, rank, array in _others(adapter, delta)
         if name.rpartition("/")[0] not in found
     ]

@@ -9,6 +9,7 @@ that rounding costs. `transformers` loads the directory like any other model.
 import argparse
 
 from experiments import _cli, _flags
+from lorax.core.errors import LoraxError
 
 
 def verb(flags: argparse.Namespace) -> None:
@@ -20,6 +21,12 @@ def verb(flags: argparse.Namespace) -> None:
     _flags.check_out(flags, CONFIG, safetensors=True)
     loaded = _flags.load_model(flags)
     adapter, delta = _flags.load_adapter(flags.adapter, loaded)
+    if adapter.additions(loaded.base, delta):
+        raise LoraxError(
+            f"--adapter={flags.adapter} is a {type(adapter).__name__}, which stands beside the "
+            "parameters: expected one that changes them; write it for PEFT with "
+            "experiments.export_peft"
+        )
     with _flags.working("merging"):
         params = adapter.merge(loaded.base, delta)
         print(merge_rounding(adapter, loaded.base, delta))

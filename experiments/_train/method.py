@@ -1,5 +1,6 @@
 """How does a config say what learns, and how? The adapter, its start, the loss, the optimizer."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -7,6 +8,7 @@ import jax
 import optax
 
 import lorax
+from configs._page import defaults
 from experiments._train.scoring import LANGUAGE
 from lorax.adapters.full import Full
 from lorax.core.errors import LoraxError
@@ -29,7 +31,7 @@ def make_adapter(config: Any, tokenizer: Tokenizer | None = None) -> lorax.Adapt
     Raises:
       LoraxError: an adapter that cannot be.
     """
-    fields = config.adapter.to_dict()
+    fields = _own(config.adapter.to_dict())
     if fields.get("text"):
         fields |= _begins_with(fields.pop("text"), tokenizer)
     if tuple(fields.get("where", ())) == ("all-linear",):
@@ -41,6 +43,26 @@ def make_adapter(config: Any, tokenizer: Tokenizer | None = None) -> lorax.Adapt
         return lorax.Chain(adapter, Full(where=tuple(config.also_train)))
     except LoraxError as error:
         raise LoraxError(f"config.adapter: {error}") from None
+
+
+def _own(fields: dict[str, Any]) -> dict[str, Any]:
+    """`fields` without those of a page's LoRA that its adapter does not have and nobody changed."""
+    known = {cls.__name__: cls for cls in map(lorax.__dict__.get, lorax.__all__) if _is_kind(cls)}
+    kind = known.get(fields.get("adapter"))
+    if kind in (None, lorax.LoRA):
+        return fields
+    own = {field.name: field.default for field in dataclasses.fields(kind)}
+    start = defaults().adapter.to_dict()
+    kept = lambda name: name in own and (name != "where" or own[name] == "all-linear")
+    return {
+        name: value
+        for name, value in fields.items()
+        if name == "adapter" or kept(name) or name not in start or value != start[name]
+    }
+
+
+def _is_kind(cls: Any) -> bool:
+    return isinstance(cls, type) and issubclass(cls, lorax.Adapter) and cls is not lorax.Chain
 
 
 def _begins_with(text: str, tokenizer: Tokenizer | None) -> dict[str, Any]:

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from lorax.adapters.lora import LoRA
 from lorax.core import paths
 from lorax.core.adapter import Base, Delta, unprepared
-from lorax.core.errors import LoraxError
+from lorax.core.errors import LoraxError, LoraxTypeError
 from lorax.core.inputs import Moments, second_moments
 from lorax.core.leaf import Factors, Roles
 from lorax.core.roles import roles as roles_of
@@ -62,7 +62,7 @@ def eva(
       adapter: whose `where`, rank and scale are taken; its initializer is not.
       key: of the first directions.
       base: the frozen parameters.
-      batches: of inputs, read `passes` times; a list, say.
+      batches: of inputs, which are kept and read `passes` times.
       rho: 1.0 leaves every rank as it is. Above it ranks are dealt out anew, to those directions
         that explain most, whatever leaf they are of: at most rho · r to a leaf and at least one,
         no more in all matrices together than before; a stack has one rank.
@@ -73,7 +73,18 @@ def eva(
 
     Raises:
       LoraxError: no batch, rho below 1, or a leaf that no dot product contracts.
+      LoraxTypeError: another adapter than a LoRA, or one array for batches.
     """
+    if not isinstance(adapter, LoRA):
+        raise LoraxTypeError(
+            f"adapter is a {type(adapter).__name__}: expected a LoRA; of a Chain start the LoRA "
+            "member with eva, and the others with init"
+        )
+    if paths.is_array(batches):
+        raise LoraxTypeError(
+            f"batches is one array, {tuple(getattr(batches, 'shape', ()))}: expected several "
+            "inputs; write [batch]"
+        )
     if rho < 1 or passes < 1:
         raise LoraxError(f"rho is {rho} and passes {passes}: expected at least 1 of both")
     base, _ = unprepared(base)

@@ -108,7 +108,8 @@ class IA3(Adapter):
     def _sides(self, stored: Mapping[str, Any]) -> dict[str, str]:
         """The side of every adapted leaf, in the order of the base."""
         left_out = paths.excluded(self.exclude, stored)
-        outputs, inputs = (paths.select(p, stored) for p in (self.where, self.feedforward))
+        outputs = _selected("where", self.where, stored)
+        inputs = _selected("feedforward", self.feedforward, stored)
         for path in outputs:
             if path in inputs:
                 raise LoraxError(
@@ -123,6 +124,16 @@ class IA3(Adapter):
                 f"and feedforward={self.feedforward!r}; widen them"
             )
         return found
+
+
+def _selected(name: str, patterns: tuple[str, ...], stored: Mapping[str, Any]) -> dict[str, str]:
+    try:
+        return paths.select(patterns, stored)
+    except LoraxError as error:
+        raise LoraxError(
+            f"{name} of IA3: {error}; its defaults are names of lorax.models, and {name}=() leaves "
+            "this side out"
+        ) from None
 
 
 def _shape(leaf: Any, roles: Roles, side: str) -> tuple[int, ...]:

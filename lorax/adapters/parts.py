@@ -213,10 +213,11 @@ def _wholes(
             "parts beside a LoRA; pass leave_out=True to go without it"
         )
     if base is None or rank is None:
+        lacking = " and ".join(n for n, x in (("base=", base), ("rank=", rank)) if x is None)
         raise LoraxError(
             f"{kind}, which has no factors, and not the same in all parts: expected low-rank "
-            "adapters; pass leave_out=True to go without it, or base= and rank= to cut its whole "
-            "update to a rank"
+            f"adapters; pass leave_out=True to go without it, or {lacking} to cut its whole update "
+            "to a rank"
         )
     stored, found = paths.flatten(unprepared(base)[0]), dict[str, Update]()
     for path, leaf in adapter.leaves(base, delta).items():

@@ -69,7 +69,12 @@ def table_of(pattern: str, stored: Mapping[str, Any]) -> Any:
     Raises:
       LoraxError: no leaf or several, or one without two axes.
     """
-    found = list(paths.select((pattern,), stored))
+    found = [path for path in stored if paths.matches(pattern, path)]
+    if not found:
+        raise LoraxError(
+            f"no leaf is a table of embeddings, table={pattern!r}: expected the variables of a "
+            "model of tokens, as those of lorax.models are; name its table in table="
+        )
     if len(found) > 1:
         raise LoraxError(
             f"table={pattern!r} matches {', '.join(map(repr, found[:3]))}: expected the one table "

@@ -118,8 +118,8 @@ def _check_ids(token_ids: Any, initializer: str) -> tuple[int, ...]:
         raise LoraxTypeError(f"token_ids is {token_ids!r}: {wanted}") from None
     if bool(ids) != (initializer == "text"):
         raise LoraxError(
-            f"token_ids has {len(ids)} ids with initializer={initializer!r}: expected some with "
-            "initializer='text', and none with the others"
+            f"token_ids has {len(ids)} ids with initializer={initializer!r}: expected some, as "
+            "tokenizer.encode(text) gives them, with initializer='text', and none with the others"
         )
     if ids and min(ids) < 0:
         raise LoraxError(f"token_ids hold {min(ids)}: {wanted}")

@@ -83,7 +83,10 @@ def _split(
     try:
         found = combine([(adapter, delta, 1.0)], base=base)
     except LoraxError as error:
-        raise type(error)(re.sub(r"\bpart 0\b", f"part {number}", str(error))) from None
+        told = re.sub(r"\bpart 0\b", f"part {number}", str(error))
+        what, of_sums, _ = told.partition("; pass ")
+        cure = "; make a LoRA of it first, combine([(adapter, delta, 1.0)], base=base, rank=8) say"
+        raise type(error)(what + cure if of_sums else told) from None
     if isinstance(found.adapter, Chain):
         return found.delta[0], found.adapter.members[1:], tuple(found.delta[1:])
     return found.delta, (), ()

@@ -5,7 +5,7 @@ network after a product. A model that has room for such things reads them from t
 `additions`, next to `params`, if it is there; who made them it does not know.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from lorax.core.errors import LoraxError, LoraxTypeError
@@ -48,16 +48,16 @@ def with_additions(base: Any, additions: Mapping[str, Any]) -> Any:
     return tree
 
 
-def check_read(additions: Mapping[str, Any], kinds: Mapping[str, str]) -> None:
-    """Raises LoraxError for an addition that a program never reads.
+def is_addition(path: str) -> bool:
+    """Whether this is the path of an addition, and not of a parameter."""
+    return path.startswith(f"{COLLECTION}/")
 
-    Args:
-      additions: by path.
-      kinds: how the program uses each leaf, the `kind` of its `lorax.roles`.
-    """
-    for path in additions:
-        if kinds.get(path, "unused") == "unused":
-            raise LoraxError(
-                f"the program never reads '{path}': expected a model that reads the collection "
-                f"'{COLLECTION}', as those of lorax.models do, or other names in the adapter"
-            )
+
+def check_read(unread: Iterable[str]) -> None:
+    """Raises LoraxError for an addition among the leaves that a program never reads."""
+    for path in filter(is_addition, unread):
+        raise LoraxError(
+            f"the program never reads '{path}': expected a model that reads the collection "
+            f"'{COLLECTION}' at this place, as those of lorax.models do; adapt another model by "
+            "LoRA or its kin"
+        )

@@ -1,5 +1,6 @@
 """How is an adapter read back from its description? By the name of its kind, and its fields."""
 
+import dataclasses
 import inspect
 import json
 from collections.abc import Mapping
@@ -7,6 +8,7 @@ from typing import Any
 
 from lorax.core.adapter import Adapter, Chain, describe
 from lorax.core.errors import LoraxError
+from lorax.core.paths import nearest
 
 
 def from_dict(description: Mapping[str, Any]) -> Adapter:
@@ -39,9 +41,14 @@ def from_dict(description: Mapping[str, Any]) -> Adapter:
     try:
         return known[kind](**fields)
     except TypeError as error:
+        names = [field.name for field in dataclasses.fields(known[kind])]
+        strange = [name for name in fields if name not in names]
+        if not strange:
+            raise LoraxError(f"cannot build {kind} from its description: {error}") from None
+        near = nearest(strange[0], names, 1)
         raise LoraxError(
-            f"cannot build {kind} from its description ({error}): it was written by another "
-            "version; correct the field or install that version"
+            f"{kind} has no field '{strange[0]}'{f'; did you mean {near[0]!r}?' if near else ''}: "
+            f"expected some of {', '.join(names)}; correct it, or install the version that wrote it"
         ) from None
 
 

@@ -13,7 +13,7 @@ import jax
 
 from lorax.core import paths
 from lorax.core.adapter import Adapter, Base, Delta, check_adapter, unprepared
-from lorax.core.additions import check_read, with_additions
+from lorax.core.additions import is_addition, with_additions
 from lorax.core.errors import LoraxError, check_choice
 from lorax.core.evaluation import Evaluation
 from lorax.core.implicit import Implicit, bare, dense, implicit, may_drop, rescaled
@@ -66,9 +66,8 @@ class Adapted:
         leaves = shapes_of(paths.flatten(base))
         added = lambda leaves: self.adapter.additions(paths.replace(base, leaves), delta)
         additions = jax.eval_shape(added, leaves)
-        if additions:
-            uses = roles(self.fn, with_additions(base, additions), *args, **kwargs)
-            check_read(additions, {path: use.kind for path, use in uses.items()})
+        if additions:  # that the program reads them is found on the way
+            roles(self.fn, with_additions(base, additions), *args, **kwargs)
         return delta
 
     def __call__(self, base: Base, delta: Delta, *args: Any, **kwargs: Any) -> Any:
@@ -144,7 +143,8 @@ def evaluate(
         if isinstance(leaf, Shift) and leaf.why:
             evaluation.whole(path, leaf.why)
     values = {path: _value(path, w, leaves.get(path)) for path, w in stored.items()}
-    if not any(isinstance(value, Implicit) for value in values.values()):
+    plain = not any(isinstance(value, Implicit) for value in values.values())
+    if plain and not any(map(is_addition, stored)):
         return fn(paths.replace(base, values), *args, **kwargs)
     return run_on(evaluation, fn, base, stored, values, args, kwargs)
 

@@ -126,14 +126,18 @@ def report(
     jax.eval_shape(program, shapes_of(stored), abstract)
     uses, sizes = by_path(evaluation.uses), _sizes(kept["delta"], stored)
     rows = [
-        _row(p, leaf, roles[p], kept["leaves"].get(p), sizes.get(p, 0), seen.get(p, []),
-             uses.get(p, []))
+        _row(p, leaf, roles[p], kept["leaves"].get(p), sizes.get(p, 0) * (p in kept["leaves"]),
+             seen.get(p, []), uses.get(p, []))
         for p, leaf in stored.items()
     ]  # fmt: skip
     if kept["additions"]:
         added = shapes_of(kept["additions"])
         seen = by_path(watch(fn, with_additions(base, added), args, kwargs).uses)
-        rows += [_added(path, leaf, seen.get(path, [])) for path, leaf in added.items()]
+        # a prompt is what learns; the prefix that a network makes is not
+        own = _size(added) == sum(sizes.values()) or _size(added) == _size(kept["delta"])
+        rows += [
+            _added(path, leaf, leaf.size * own, seen.get(path, [])) for path, leaf in added.items()
+        ]
     total = sum(math.prod(leaf.shape) for leaf in stored.values())
     return Report(tuple(rows), _size(kept["delta"]), total)
 
@@ -157,17 +161,16 @@ def _row(
     elif isinstance(adapted, Shift):
         how = "merged" if adapted.why else "shared"
     elif adapted is not None:
-        how = "trained"
+        how = "trained" if trainable else "shared"
     why = ", ".join(dict.fromkeys([*merges, *notes])) or roles.why
     count = sum(use.is_product for use in seen) or len(seen)
     return Row(path, tuple(leaf.shape), str(leaf.dtype), roles, rank, trainable, count, how, why)
 
 
-def _added(path: str, leaf: Any, seen: Sequence[Use]) -> Row:
+def _added(path: str, leaf: Any, trainable: int, seen: Sequence[Use]) -> Row:
     shape = tuple(leaf.shape)
     roles = Roles((), (), tuple(range(len(shape))), "other")
-    why = "" if seen else "the program never reads it"
-    return Row(path, shape, str(leaf.dtype), roles, None, 0, len(seen), "added", why)
+    return Row(path, shape, str(leaf.dtype), roles, None, trainable, len(seen), "added", "")
 
 
 def _sizes(delta: Any, stored: Mapping[str, Any]) -> dict[str, int]:

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 
 from lorax.core import _jax, paths
+from lorax.core.additions import check_read
 from lorax.core.errors import LoraxTypeError
 from lorax.core.evaluation import Evaluation
 from lorax.core.packed import is_packed
@@ -50,6 +51,9 @@ def run_on(
 
     Only these leaves are arguments of the trace: whatever else the program takes is closed over,
     so Python values stay Python values and traced ones belong to the caller's trace.
+
+    Raises:
+      LoraxError: the program never reads an addition.
     """
 
     def traced(leaves: dict[str, Any]) -> Any:
@@ -59,6 +63,9 @@ def run_on(
 
     given = {path: _matrix(leaf) if is_packed(leaf) else leaf for path, leaf in stored.items()}
     program, tree = _jax.trace(traced, given)
+    used = _jax.last_uses(program.jaxpr)
+    inputs = zip(sorted(stored), program.inputs, strict=True)
+    check_read(path for path, variable in inputs if variable not in used)
     outputs = evaluation.concrete(program, [values[path] for path in sorted(stored)])
     return jax.tree.unflatten(tree, outputs)
 

@@ -68,5 +68,9 @@ def test_mistakes_are_told_in_one_line(case):
     adapter = lorax.LoRA(rank=2, where=WHERE)
     with pytest.raises(lorax.LoraxError, match="batches is empty"):
         eva(_fn, adapter, jax.random.key(1), base, [])
+    with pytest.raises(lorax.LoraxError, match="adapter is a DoRA: expected a LoRA"):
+        eva(_fn, lorax.DoRA(rank=2, where=WHERE), jax.random.key(1), base, batches)
+    with pytest.raises(lorax.LoraxError, match="batches is one array"):
+        eva(_fn, adapter, jax.random.key(1), base, batches[0])
     with pytest.raises(lorax.LoraxError, match="rho is 0.5"):
         eva(_fn, adapter, jax.random.key(1), base, batches, rho=0.5)

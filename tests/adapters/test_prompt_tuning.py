@@ -107,7 +107,7 @@ def _start(model, adapter, tokens=TOKENS):
         (lambda: lorax.PromptTuning(2).init(KEY, BASE["params"]), "the collection 'params'"),
         (
             lambda: lorax.PromptTuning(2, table="nothing").init(KEY, BASE),
-            "pattern 'nothing' matches none",
+            "table='nothing': expected the variables",
         ),
         (
             lambda: lorax.PromptTuning(2).merge(BASE, {"prompt": jnp.ones((3, DIM))}),

@@ -95,7 +95,7 @@ def test_json_round_trip(adapter):
         ('{"adapter": "Chain", "members": 3}', "members of a Chain are int 3"),
         ('{"adapter": ["LoRA"]}', "is unknown: expected one of AdaLoRA, BitFit"),
         ('{"adapter": "Dora"}', "'Dora' is unknown: expected one of AdaLoRA, BitFit"),
-        ('{"adapter": "LoRA", "rnak": 8}', "cannot build LoRA"),
+        ('{"adapter": "LoRA", "rnak": 8}', "LoRA has no field 'rnak'; did you mean 'rank'"),
         ('{"adapter": "LoRA", "rank": -1}', "rank is -1"),
     ],
 )

@@ -64,13 +64,18 @@ def test_the_report_lists_what_is_added(model):
     module, base, x = model
     report = lorax.report(module.apply, _Shift(), base, x)
     assert report.trainable == 3
-    assert [row.path for row in report.rows if row.how == "added"] == ["additions/shift"]
+    added = [(row.path, row.trainable) for row in report.rows if row.how == "added"]
+    assert added == [("additions/shift", 3)]
 
 
 def test_an_addition_that_is_never_read_is_an_error(model):
     module, base, x = model
     with pytest.raises(lorax.LoraxError, match="never reads 'additions/other'"):
         lorax.adapt(module.apply, _Shift("other")).init(jax.random.key(1), base, x)
+    with pytest.raises(lorax.LoraxError, match="never reads 'additions/other'"):
+        lorax.adapt(module.apply, _Shift("other"))(base, {"shift": jnp.ones(3)}, x)
+    with pytest.raises(lorax.LoraxError, match="never reads 'additions/other'"):
+        lorax.report(module.apply, _Shift("other"), base, x)
 
 
 def test_one_addition_twice_is_an_error(model):

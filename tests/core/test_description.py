@@ -16,7 +16,7 @@ def test_a_chain_of_kinds_is_its_description():
     [
         ({"adapter": "Lora"}, "kind 'Lora' is unknown"),
         ({"adapter": "Chain", "members": 3}, "expected a list of descriptions"),
-        ({"adapter": "DoRA", "ranks": 3}, "cannot build DoRA"),
+        ({"adapter": "DoRA", "ranks": 3}, "DoRA has no field 'ranks'; did you mean 'rank'"),
         ([], "expected a mapping"),
     ],
 )
