@@ -20,6 +20,9 @@ from lorax.train.optim import adamw, settled
 from lorax.train.schedules import schedule
 from lorax.train.step import Loss, Schedule
 
+_SHARED = ("rank", "alpha")
+"""Fields that mean the same in every adapter that has them."""
+
 
 def make_adapter(config: Any, tokenizer: Tokenizer | None = None) -> lorax.Adapter:
     """What `config.adapter` and `config.also_train` describe.
@@ -51,13 +54,13 @@ def _own(fields: dict[str, Any]) -> dict[str, Any]:
     kind = known.get(fields.get("adapter"))
     if kind in (None, lorax.LoRA):
         return fields
-    own = {field.name: field.default for field in dataclasses.fields(kind)}
+    own = {field.name for field in dataclasses.fields(kind)}
     start = defaults().adapter.to_dict()
-    kept = lambda name: name in own and (name != "where" or own[name] == "all-linear")
+    changed = lambda name, value: name not in start or value != start[name]
     return {
         name: value
         for name, value in fields.items()
-        if name == "adapter" or kept(name) or name not in start or value != start[name]
+        if name == "adapter" or changed(name, value) or (name in own and name in _SHARED)
     }
 
 
