@@ -21,7 +21,7 @@ from lorax.train.schedules import schedule
 from lorax.train.step import Loss, Schedule
 
 _SHARED = ("rank", "alpha")
-"""Fields that mean the same in every adapter that has them."""
+"""Fields that mean the same in every adapter that has them; a page's are no mistake elsewhere."""
 
 
 def make_adapter(config: Any, tokenizer: Tokenizer | None = None) -> lorax.Adapter:
@@ -60,7 +60,7 @@ def _own(fields: dict[str, Any]) -> dict[str, Any]:
     return {
         name: value
         for name, value in fields.items()
-        if name == "adapter" or changed(name, value) or (name in own and name in _SHARED)
+        if name == "adapter" or (name in own if name in _SHARED else changed(name, value))
     }
 
 

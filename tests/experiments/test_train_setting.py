@@ -70,9 +70,9 @@ def test_a_prompt_begins_as_a_text_and_has_to_fit(config):
 
 @pytest.mark.parametrize("kind", [lorax.DoRA, lorax.IA3, lorax.PrefixTuning, lorax.VeRA])
 def test_another_kind_takes_what_it_has_of_the_page(config, kind):
-    config.adapter.update({"adapter": kind.__name__, "rank": 4})
-    has_rank = kind in (lorax.DoRA, lorax.VeRA)
-    assert method.make_adapter(config) == (kind(rank=4) if has_rank else kind())
+    ranked = {"rank": 4} if kind in (lorax.DoRA, lorax.VeRA) else {}
+    config.adapter.update({"adapter": kind.__name__, **ranked})
+    assert method.make_adapter(config) == kind(**ranked)
     config.adapter.init_scale = 2.0
     with pytest.raises(LoraxError, match=f"{kind.__name__} has no field 'init_scale'"):
         method.make_adapter(config)
