@@ -49,7 +49,7 @@ class Compiled:
 def adapters() -> dict[str, lorax.Adapter]:
     """Those of the comparison by name."""
     made = lambda fields: types.SimpleNamespace(adapter=ConfigDict(fields), also_train=())
-    return {name: make_adapter(made(fields)) for name, (fields, _) in METHODS.items()}
+    return {name: make_adapter(made(fields)) for name, (fields, *_) in METHODS.items()}
 
 
 def compiled(programs: Programs, adapter: lorax.Adapter) -> Compiled:

@@ -27,7 +27,7 @@ def place(axes: Any, points: Mapping[str, tuple[float, float]]) -> None:
       points: {name: (x, y)}.
     """
     figure = axes.figure
-    figure.canvas.draw()  # or the layout, and so the pixels, are not known yet
+    figure.draw_without_rendering()  # or limits and layout, and so the pixels, are not known yet
     scale = figure.dpi / 72
     pixels = {name: axes.transData.transform(point) for name, point in points.items()}
     taken = [(x - 4, y - 4, x + 4, y + 4) for x, y in pixels.values()]

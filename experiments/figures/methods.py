@@ -176,16 +176,16 @@ def figures(found: Comparison) -> tuple[list[Figure], dict[str, bytes]]:
 
 
 def _by_parameters(found: Comparison) -> ranks.Drawn:
-    figure, axes = _scatter(found, lambda method: Stat(method.trainable, None, 1), log=True)
-    axes.set_xlabel("trainable parameters")
+    x_of = lambda method: Stat(method.trainable, None, 1)
+    figure = _scatter(found, x_of, "trainable parameters", log=True)
     return "by_parameters", figure, f"{found.title} against trainable parameters; {_BARS}."
 
 
 def _by_forgetting(found: Comparison) -> ranks.Drawn:
     if not found.has(FORGOTTEN):
         return None
-    figure, axes = _scatter(found, lambda method: method.group.numbers.get(FORGOTTEN))
-    axes.set_xlabel("forgetting: loss on the old text above that of the frozen base (nats/token)")
+    told = "forgetting: loss on the old text above that of the frozen base (nats/token)"
+    figure = _scatter(found, lambda method: method.group.numbers.get(FORGOTTEN), told)
     better = "higher" if words.higher_is_better(found.number) else "lower"
     return (
         "by_forgetting", figure,
@@ -197,8 +197,8 @@ _BARS = "bars are standard errors over seeds, the dotted line is the frozen base
 
 
 def _scatter(
-    found: Comparison, x_of: Callable[[Method], Stat | None], *, log: bool = False
-) -> tuple[Any, Any]:
+    found: Comparison, x_of: Callable[[Method], Stat | None], label: str, *, log: bool = False
+) -> Any:
     """The number of every method against another, each with its name beside it."""
     figure, (axes,) = panels.grid(1, 4.4)
     if log:
@@ -215,10 +215,11 @@ def _scatter(
         axes.axhline(found.base.mean, color=MUTED, ls=(0, (1, 1.5)), lw=1.2)
     axes.margins(0.08)
     axes.set_title(found.title)
+    axes.set_xlabel(label)
     axes.grid(color=GRID, lw=0.8)
     panels.bare(axes)
     place(axes, {name: (x.mean, y.mean) for name, x, y in points})
-    return figure, axes
+    return figure
 
 
 def _apart(found: Comparison) -> ranks.Drawn:

@@ -41,13 +41,12 @@ def test_every_method_is_tuned_alike(task):
     assert [len(group) for group in packed] == [18] + [9] * (len(packed) - 1)
 
 
-def test_tasks_differ_in_data_and_in_the_size_of_rates():
+def test_tasks_differ_in_data_alone():
     language, classes = (units(task) for task in page.TASKS)
     assert language[0].config.data.task == "language"
     assert classes[0].config.data.labels == page.INTENTS
     assert language[0].config.model == classes[0].config.model
-    for name, found in rates(language).items():
-        assert sorted(rates(classes)[name])[1:] == sorted(found)[:-1]  # half a decade lower
+    assert rates(language) == rates(classes)
     assert all(unit.config.data.retention and unit.config.eval.by_item for unit in classes)
 
 

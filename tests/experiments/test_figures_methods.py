@@ -99,8 +99,8 @@ def test_names_do_not_hide_one_another():
     axes.scatter(*zip(*points.values(), strict=True))
     axes.set_xscale("log")
     labels.place(axes, points)
-    figure.canvas.draw()
+    figure.draw_without_rendering()
     boxes = [text.get_window_extent() for text in axes.texts]
     assert len(boxes) == 14
     apart = [a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i]]
-    assert sum(apart) <= 1
+    assert not any(apart)
