@@ -11,7 +11,7 @@ Cost: about a minute on two CPU cores.
 Expected, in nats a token on the test part of Shakespeare, mean and standard error of 3 seeds:
 3.218 ± 0.008 with 21,600 trained numbers; the frozen base has 5.247, LoRA of rank 8 3.138 with
 46,240. Forgotten, on TinyStories: -0.132, LoRA +0.283. The rate is the best of those tried, on
-validation (configs/method_comparison.py; all in experiments/reports/method_comparison).
+validation (configs/method_comparison.py; all in experiments/reports/methods_shakespeare).
 
 Source: Lin et al., arXiv:2004.03829, for the method; Hu et al., arXiv:2106.09685, call it
 Adapter^L (GPT-2 medium, E2E, 11.09M numbers: BLEU 68.9; LoRA of 0.35M: 70.4).

@@ -11,7 +11,7 @@ Cost: about a minute on two CPU cores.
 Expected, in nats a token on the test part of Shakespeare, mean and standard error of 3 seeds:
 3.138 ± 0.007 with 46,240 trained numbers; the frozen base has 5.247, LoRA of rank 8 3.138 with
 46,240. Forgotten, on TinyStories: +0.141, LoRA +0.283. The rate is the best of those tried, on
-validation (configs/method_comparison.py; all in experiments/reports/method_comparison).
+validation (configs/method_comparison.py; all in experiments/reports/methods_shakespeare).
 
 Source: Hyeon-Woo et al., "FedPara", arXiv:2108.06098; the name and the starts are LyCORIS' and
 PEFT's.

@@ -11,7 +11,7 @@ Cost: about a minute on two CPU cores.
 Expected, in nats a token on the test part of Shakespeare, mean and standard error of 3 seeds:
 4.073 ± 0.007 with 5,120 trained numbers; the frozen base has 5.247, LoRA of rank 8 3.138 with
 46,240. Forgotten, on TinyStories: +1.082, LoRA +0.283. The rate is the best of those tried, on
-validation (configs/method_comparison.py; all in experiments/reports/method_comparison).
+validation (configs/method_comparison.py; all in experiments/reports/methods_shakespeare).
 
 Source: Li and Liang, arXiv:2101.00190, for the method.
 

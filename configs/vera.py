@@ -11,7 +11,7 @@ Cost: about a minute on two CPU cores.
 Expected, in nats a token on the test part of Shakespeare, mean and standard error of 3 seeds:
 3.335 ± 0.007 with 5,240 trained numbers; the frozen base has 5.247, LoRA of rank 8 3.138 with
 46,240. Forgotten, on TinyStories: +0.264, LoRA +0.283. The rate is the best of those tried, on
-validation (configs/method_comparison.py; all in experiments/reports/method_comparison).
+validation (configs/method_comparison.py; all in experiments/reports/methods_shakespeare).
 
 Source: Kopiczko et al., arXiv:2310.11454, for the method.
 
