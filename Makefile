@@ -21,7 +21,7 @@ INTEROP := tests/interop
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help quickstart test test-runs test-312 test-interop lint format bench notebooks clean
+.PHONY: help quickstart test test-runs test-exhaustive test-312 test-interop lint format bench notebooks clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -30,13 +30,16 @@ quickstart: $(VENV)/.installed-experiments  ## pre-train a small model, adapt it
 	$(BIN) -m experiments.quickstart --workdir=runs/quickstart $(ARGS)
 
 test: lint  ## lint, type-check and test (ARGS=... adds pytest flags)
-	$(TEST_ENV) $(BIN) $(PYTEST) -m "not runs" $(ARGS)
+	$(TEST_ENV) $(BIN) $(PYTEST) -m "not runs and not exhaustive" $(ARGS)
 
 test-runs: $(VENV)/.installed-dev  ## what takes long: whole runs, sweeps and studies, kills, notebooks, the laws in 16 bits
-	$(TEST_ENV) $(BIN) $(PYTEST) -m runs $(ARGS)
+	$(TEST_ENV) $(BIN) $(PYTEST) -m "runs and not exhaustive" $(ARGS)
+
+test-exhaustive: $(VENV)/.installed-dev  ## every method on every kind of leaf, where the targets above have one row each
+	$(TEST_ENV) $(BIN) $(PYTEST) -m exhaustive $(ARGS)
 
 test-312: $(VENV312)/.installed-dev  ## the core and law tests under PYTHON312=... (Python 3.12 or later)
-	$(TEST_ENV) $(BIN312) $(PYTEST) -m "not runs" $(LAWS) $(ARGS)
+	$(TEST_ENV) $(BIN312) $(PYTEST) -m "not runs and not exhaustive" $(LAWS) $(ARGS)
 
 test-interop: $(VENV_INTEROP)/.installed-interop  ## both ways against torch, transformers and peft themselves
 	$(CPU) HF_HUB_OFFLINE=1 $(VENV_INTEROP)/bin/python $(PYTEST) $(INTEROP) $(ARGS)

@@ -80,7 +80,7 @@ METHODS = [
 CLOSER = ("dora", "adalora", "vera", "lora_fa", "loha", "ia3", "lora_xs")  # factored on its row
 REFUSED = (("ia3", "embed_tied"), ("ia3", "experts"), ("dora", "embed_tied"))
 MORE_METHODS = [
-    pytest.param(kind, name, marks=pytest.mark.runs)
+    pytest.param(kind, name, marks=pytest.mark.exhaustive)
     for kind, own in METHODS
     for name in ("model_llama_scan", "embed_tied", "conv", "experts", "fused_qkv")
     if name != own and (kind, name) not in REFUSED
