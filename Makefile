@@ -33,7 +33,7 @@ test: lint  ## lint, type-check and test (ARGS=... adds pytest flags)
 	$(TEST_ENV) $(BIN) $(PYTEST) -m "not runs and not exhaustive" $(ARGS)
 
 test-runs: $(VENV)/.installed-dev  ## what takes long: whole runs, sweeps and studies, kills, notebooks, the laws in 16 bits
-	$(TEST_ENV) $(BIN) $(PYTEST) -m "runs and not exhaustive" $(ARGS)
+	$(TEST_ENV) $(BIN) $(PYTEST) -m "runs and not exhaustive" --ignore=$(INTEROP) $(ARGS)
 
 test-exhaustive: $(VENV)/.installed-dev  ## every method on every kind of leaf, where the targets above have one row each
 	$(TEST_ENV) $(BIN) $(PYTEST) -m exhaustive $(ARGS)
