@@ -12,7 +12,7 @@ Command:
 198 units a task: 22 methods x 3 learning rates x 3 seeds, those of a method in one program. A seed
 is that of the first draw, of the order of examples and of dropout.
 
-Cost: about 20 minutes of CPU time a task; on two cores with five times as much other work running
+Cost: about half an hour of CPU time a task; on two cores with five times as much other work running
 an hour each, side by side.
 
 Expected, at the best rate of each method, mean of three seeds (intervals, the other methods and
