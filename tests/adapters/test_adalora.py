@@ -41,7 +41,7 @@ def _targets(rank):
     return {name: jnp.asarray(product(s), jnp.float32) for name, s in SHAPES.items()}
 
 
-@pytest.mark.parametrize(("final", "every"), [(0, 1), (5, 3)])
+@pytest.mark.parametrize(("final", "every"), [(0, 1), pytest.param(5, 3, marks=pytest.mark.runs)])
 def test_the_final_budget_is_exact(final, every):
     adapter = lorax.AdaLoRA(
         rank=3, target_rank=1, where=("a", "b", "c"), warmup=4, final=final, every=every
@@ -52,6 +52,7 @@ def test_the_final_budget_is_exact(final, every):
     assert int(state.done) == 24
 
 
+@pytest.mark.runs
 def test_a_full_budget_holds_what_lora_does():
     """Targets of rank 2 are reached by both, and by neither with rank 1."""
     where = ("a", "b", "c")

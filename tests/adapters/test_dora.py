@@ -45,8 +45,8 @@ def test_the_equation_and_the_count(model):
     module, base, x = model
     adapter = lorax.DoRA(rank=2, alpha=3.0, where=WHERE)
     apply = lorax.adapt(module.apply, adapter, on_fallback="error")
-    delta = _moved(apply.init(jax.random.key(1), base, x))
-    merged = adapter.merge(base, delta)["params"]
+    delta = _moved(jax.jit(apply.init)(jax.random.key(1), base, x))
+    merged = jax.jit(adapter.merge)(base, delta)["params"]
     for name in ("up", "down"):
         path = f"params/layers/{name}/kernel"
         w = np.asarray(base["params"]["layers"][name]["kernel"], np.float64)
@@ -66,10 +66,10 @@ def test_the_equation_and_the_count(model):
 def test_the_norm_takes_no_part_in_the_gradient(model):
     module, base, x = model
     apply = lorax.adapt(module.apply, lorax.DoRA(rank=2, where=("params/head/kernel",)))
-    delta = _moved(apply.init(jax.random.key(1), base, x))
+    delta = _moved(jax.jit(apply.init)(jax.random.key(1), base, x))
     path = "params/head/kernel"
     h = jax.random.normal(jax.random.key(3), (20, 40))
-    slope = jax.grad(lambda delta: jnp.vdot(apply(base, delta, x), h))(delta)
+    slope = jax.jit(jax.grad(lambda delta: jnp.vdot(apply(base, delta, x), h)))(delta)
 
     lora, magnitude = delta["lora"][path], delta["magnitude"][path]
     w = base["params"]["head"]["kernel"]
@@ -118,10 +118,11 @@ def test_a_column_of_zeros_stays_zero_and_finite():
     delta["lora"]["w"] = Factors(delta["lora"]["w"].A, jnp.zeros((1, 3)), delta["lora"]["w"].roles)
     merged = adapter.merge(base, delta)["w"]
     assert np.isfinite(merged).all() and not merged[:, 1:].any()
-    slope = jax.grad(lambda delta: adapter.merge(base, delta)["w"].sum())(delta)
+    slope = jax.jit(jax.grad(lambda delta: adapter.merge(base, delta)["w"].sum()))(delta)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(slope))
 
 
+@pytest.mark.runs
 def test_a_quantised_base_is_not_formed_whole():
     pytest.importorskip("qwix")
     base = {"layers": {"kernel": jax.random.normal(jax.random.key(0), (2, 64, 64))}}

@@ -51,6 +51,7 @@ def test_directions_are_the_right_singular_vectors_of_the_inputs(case):
     assert all(found.adapter.scale_of(path) == 2.0 for path in found.delta)
 
 
+@pytest.mark.runs
 @pytest.mark.parametrize("scaling", ["standard", "rslora"])
 def test_ranks_go_where_they_explain_most(case, scaling):
     base, batches = case

@@ -17,6 +17,7 @@ def whole():
     return check_laws(PLAIN, lorax.LoHa(rank=2, alpha=3.0), "allow")
 
 
+@pytest.mark.runs
 def test_small_ranks_are_factored_and_keep_the_laws():
     delta = check_laws(STACKED, lorax.LoHa(rank=1, alpha=3.0), slopes=False)
     assert count(delta) == 2 * 2 * ((6 + 8) + (8 + 6))

@@ -32,6 +32,7 @@ def test_it_keeps_the_laws_whole():
     assert count(delta) == (2 * 2 + 3 * 4) + (2 * 2 + 4 * 2)
 
 
+@pytest.mark.runs
 def test_it_keeps_the_laws_factored():
     delta = check_laws(STACKED, lorax.LoKr(rank=1, alpha=3.0, factor=2), slopes=False)
     assert count(delta) == 2 * ((2 * 2 + (3 + 4)) + (2 * 2 + (4 + 3)))

@@ -26,6 +26,7 @@ def test_it_is_a_lora_with_a_frozen_a(plain):
     jax.tree.map(np.testing.assert_array_equal, adapter.merge(prepared, delta), lora)
 
 
+@pytest.mark.runs
 def test_counts_are_rank_times_outputs():
     assert count(check_laws(STACKED, lorax.LoRAFA(rank=RANK), slopes=False)) == 2 * RANK * (8 + 6)
 

@@ -38,6 +38,7 @@ def test_one_number_may_be_all_that_learns():
     assert lorax.report(fn, adapter, base, x).trainable == 1
 
 
+@pytest.mark.runs
 def test_a_vector_a_matrix():
     adapter = lorax.TinyLoRA(rank=2, numbers=3, shared=False)
     delta = check_laws(STACKED, adapter, slopes=False)

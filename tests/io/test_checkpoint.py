@@ -238,7 +238,7 @@ DAMAGES = {
     "a list": (lambda f: (f / "adapter.json").write_text("[]"), "no format number"),
     "later format": (_edit(lambda s: s.update(format=99)), "format 99.*install the version"),
     "no delta": (_edit(lambda s: s.pop("delta")), "no valid entry 'delta'"),
-    "unknown adapter": (_edit(lambda s: s["adapter"].update(adapter="VeRA")), "'VeRA' is unknown"),
+    "unknown adapter": (_edit(lambda s: s["adapter"].update(adapter="Vera")), "'Vera' is unknown"),
     "bad rank": (_edit(lambda s: s["adapter"].update(rank=0)), "rank is 0"),
     "other rank": (_edit(lambda s: _first(s)["A"].update(shape=[12, 5])), "adapter.json says"),
     "other dtype": (_edit(lambda s: _first(s)["A"].update(dtype="bfloat16")), "bfloat16"),
