@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from lorax.adapters import rank_budget
 from lorax.adapters.matrices import MatrixAdapter, Shapes, stack_of
+from lorax.adapters.starts import count
 from lorax.core.adapter import Delta
 from lorax.core.errors import LoraxError
 from lorax.core.leaf import Factors, Learnt, LowRank, Roles
@@ -134,16 +135,13 @@ class AdaLoRA(MatrixAdapter):
 
 
 def _check_counts(adapter: AdaLoRA) -> None:
-    if not 1 <= adapter.target_rank <= adapter.rank:
+    for name, least in (("target_rank", 1), ("warmup", 0), ("final", 0), ("every", 1)):
+        object.__setattr__(adapter, name, count(name, getattr(adapter, name), least))
+    if adapter.target_rank > adapter.rank:
         raise LoraxError(
             f"target_rank is {adapter.target_rank}: expected 1 to rank={adapter.rank}, from which "
             "the budget shrinks"
         )
-    for name, least in (("warmup", 0), ("final", 0), ("every", 1)):
-        if getattr(adapter, name) < least:
-            raise LoraxError(
-                f"{name} is {getattr(adapter, name)}: expected {least} or more updates"
-            )
     if adapter.where != ALL_LINEAR and not isinstance(adapter.where[0], str):
         raise LoraxError(
             "where of an AdaLoRA has overrides: expected patterns alone; ranks are what it finds"

@@ -6,7 +6,6 @@ arXiv:2602.04118.
 
 import dataclasses
 import math
-import operator
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,9 +15,10 @@ import jax.numpy as jnp
 from lorax.adapters.lora_init import check_rank
 from lorax.adapters.lora_xs import between, singular
 from lorax.adapters.matrices import MatrixAdapter, Shapes, frozen_key, stack_of
+from lorax.adapters.starts import count
 from lorax.core import paths
 from lorax.core.adapter import Base, Delta, unprepared
-from lorax.core.errors import LoraxError, LoraxTypeError
+from lorax.core.errors import LoraxTypeError
 from lorax.core.leaf import Factors, Learnt, LowRank, Roles
 from lorax.core.where import ALL_LINEAR
 
@@ -52,7 +52,7 @@ class TinyLoRA(MatrixAdapter):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        object.__setattr__(self, "numbers", _numbers(self.numbers))
+        object.__setattr__(self, "numbers", count("numbers", self.numbers))
         if not isinstance(self.shared, bool):
             raise LoraxTypeError(f"shared is {self.shared!r}: expected True or False")
 
@@ -111,15 +111,3 @@ class TinyLoRA(MatrixAdapter):
             v = jnp.broadcast_to(delta["v"], (*stack, self.numbers))
             found[path] = dataclasses.replace(own, arrays={"v": v})
         return found
-
-
-def _numbers(value: Any) -> int:
-    try:
-        number = operator.index(value)
-    except TypeError:
-        number = None
-    if number is None or isinstance(value, bool):
-        raise LoraxTypeError(f"numbers is {value!r}: expected an integer, such as numbers=13")
-    if number < 1:
-        raise LoraxError(f"numbers is {number}: expected at least 1, the numbers that learn")
-    return number

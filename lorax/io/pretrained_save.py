@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from lorax.core.additions import is_addition
 from lorax.core.errors import LoraxError, LoraxTypeError
 from lorax.core.paths import flatten, nearest
 from lorax.io.assemble import with_fields
@@ -126,7 +127,7 @@ def _source(leaf: Any, entry: Entry) -> Source:
 
 
 def _check_paths(wanted: set[str], found: set[str]) -> None:
-    beside = sorted(path for path in found if path.startswith("additions/"))
+    beside = sorted(path for path in found if is_addition(path))
     if beside:
         raise LoraxError(
             f"'{beside[0]}' stands beside the parameters, and a directory of Hugging Face's has no "
