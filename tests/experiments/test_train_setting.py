@@ -1,5 +1,7 @@
 """What a config comes to: splits, adapters, where they start, and the base that is made first."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -9,9 +11,11 @@ import lorax
 from experiments._page_file import load_config
 from experiments._train import method
 from experiments._train.data import read_splits
+from experiments._train.job import make_job
 from experiments._train.setting import check, make_setting, pretraining
 from lorax.core.errors import LoraxError
 from lorax.io.checkpoint import save_adapter
+from lorax.train.stop import Stop
 
 
 @pytest.fixture
@@ -119,3 +123,22 @@ def test_numbers_that_cannot_be(config, changes, words):
     config.train.update(changes)
     with pytest.raises(LoraxError, match=words):
         check(config)
+
+
+def test_the_frozen_base_is_measured_without_a_first_prompt(config, tmp_path):
+    """What a prompt begins with is not the base; what LoRA begins with is."""
+
+    def frozen(adapter):
+        config.adapter = ConfigDict(adapter)
+        setting = make_setting(config)
+        base = setting.subject.model.init(jax.random.key(0), example(setting))
+        subject = dataclasses.replace(setting.subject, base=base)
+        job = make_job(dataclasses.replace(setting, subject=subject), tmp_path, "train", Stop())
+        held = setting.data.held["validation"]
+        first = job.measure(held, job.adapter.prepare(base, job.delta), job.delta)
+        return job.frozen(held, base)["validation/loss"], first["validation/loss"]
+
+    lora, begun = frozen({"adapter": "LoRA", "rank": 2, "where": ("all-linear",)})
+    assert lora == begun
+    prompt, begun = frozen({"adapter": "PromptTuning", "tokens": 4})
+    assert prompt == pytest.approx(lora, rel=1e-5) and abs(begun - prompt) > 1e-4

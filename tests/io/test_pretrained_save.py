@@ -238,3 +238,10 @@ def test_without_the_library_nothing_is_written(tmp_path, monkeypatch):
     words = f"'{tmp_path / 'x'}' needs the safetensors library: pip install 'lorax-flax[hf]'"
     refused(tmp_path / "x", loaded.model, loaded.base, words)
     assert not any(tmp_path.iterdir())
+
+
+def test_what_stands_beside_the_parameters_has_no_room(tmp_path):
+    loaded = load(FIXTURES / "llama")
+    prompt = {"embeddings": jnp.ones((2, 16))}
+    params = {**loaded.base, "additions": prompt}
+    refused(tmp_path / "x", loaded.model, params, "'additions/embeddings' stands beside")
