@@ -58,7 +58,7 @@ def test_the_place_of_an_addition():
         (lambda: places.leaves_of([1], "PromptTuning"), "base is a list without"),
         (
             lambda: places.table_of(places.TABLE, layered(1)),
-            r"matches none of 1 leaves: .* near misses",
+            r"no leaf is a table of embeddings, table='\(.*embed/embedding': expected .* table=$",
         ),
         (
             lambda: places.table_of(".*embedding", stored_of("gpt2")),
