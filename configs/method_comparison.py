@@ -71,7 +71,7 @@ INTENTS = ("balance", "calories", "recipe", "translate")
 Method = tuple[Mapping[str, Any], float]
 """Fields of an adapter, and the rate around which it is tuned, on either task."""
 
-_LADDER = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0)
+_LADDER = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0, 3.0)
 
 
 def _lora(**fields: Any) -> dict[str, Any]:
@@ -92,9 +92,9 @@ def _bottleneck(rank: int, **fields: Any) -> dict[str, Any]:
 
 
 def _around(rate: float) -> tuple[float, ...]:
-    """Three rates half a decade apart, this one in their middle."""
+    """Five rates half a decade apart, this one in their middle."""
     at = _LADDER.index(rate)
-    return _LADDER[at - 1 : at + 2]
+    return _LADDER[at - 2 : at + 3]
 
 
 METHODS: Mapping[str, Method] = {
@@ -104,6 +104,7 @@ METHODS: Mapping[str, Method] = {
     "AdaLoRA": (_like("AdaLoRA", 12, target_rank=8, final=20), 3e-2),
     "LoRA-FA": (_like("LoRAFA", 8), 1e-2),
     "LoRA-XS": (_like("LoRAXS", 16), 1e-2),
+    "TinyLoRA": ({"adapter": "TinyLoRA", "numbers": 64, "where": LINEAR}, 0.1),
     "VeRA": ({"adapter": "VeRA", "rank": 64, "where": LINEAR}, 0.1),
     "LoHa": (_like("LoHa", 4), 3e-2),
     "LoKr": (_like("LoKr", 8), 3e-2),

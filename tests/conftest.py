@@ -1,9 +1,24 @@
 """Before JAX is imported: the CPU, as four devices, so that shardings can be tested anywhere."""
 
+import gc
 import os
+from importlib import metadata
+
+# Traces are large graphs that live long: 10 % of the time of the tests of laws went into looking for
+# cycles among them.
+gc.set_threshold(200_000, 20, 100)
+
+
+def _xla_flags(flags: str) -> str:
+    if "xla_force_host_platform_device_count" not in flags:
+        flags += " --xla_force_host_platform_device_count=4"
+    # Where XLA is told not to optimise (see Makefile) half of what compiling still took went into its
+    # emitters of fused loops. Later releases have no others, and end the process at an unknown flag.
+    unoptimised = "xla_backend_optimization_level=0" in flags
+    if unoptimised and metadata.version("jaxlib").startswith("0.10."):
+        flags += " --xla_cpu_use_fusion_emitters=false"
+    return flags.strip()
+
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
-    os.environ["XLA_FLAGS"] = (
-        os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4"
-    ).strip()
+os.environ["XLA_FLAGS"] = _xla_flags(os.environ.get("XLA_FLAGS", ""))

@@ -56,7 +56,8 @@ def _run(call: Call, setting: Setting, methods: list[Method]) -> str:
         writer.write(run="base", step=config.pretrain.steps, kind="result", **before,
                      parameters=parameters, seconds_per_step=seconds)  # fmt: skip
         everything = lorax.Full()
-        save_adapter(workdir / "base", everything, everything.init(jax.random.key(0), base))
+        start = everything.init(jax.random.key(0), base)
+        save_adapter(workdir / "base", everything, start, base=base)
         kept: dict[str, Trained] = {}
         for method in methods:
             writer.write(run=method.name, step=0, kind="eval", **before)
@@ -91,7 +92,7 @@ def _result(
 ) -> dict[str, Any]:
     """The method's row of the table; its adapter is on disk afterwards."""
     folder = workdir / "adapter" / method.name
-    save_adapter(folder, method.adapter, trained.delta)
+    save_adapter(folder, method.adapter, trained.delta, base=base)
     return {
         "run": method.name,
         "step": int(trained.outcome.state.step),

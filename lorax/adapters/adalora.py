@@ -16,7 +16,7 @@ from lorax.adapters.starts import count
 from lorax.core.adapter import Delta
 from lorax.core.errors import LoraxError
 from lorax.core.leaf import Factors, Learnt, LowRank, Roles
-from lorax.core.where import ALL_LINEAR
+from lorax.core.where import ALL_LINEAR, has_overrides
 
 START = 0.02
 """Deviation of the first P and Q, PEFT's."""
@@ -142,7 +142,7 @@ def _check_counts(adapter: AdaLoRA) -> None:
             f"target_rank is {adapter.target_rank}: expected 1 to rank={adapter.rank}, from which "
             "the budget shrinks"
         )
-    if adapter.where != ALL_LINEAR and not isinstance(adapter.where[0], str):
+    if has_overrides(adapter.where):
         raise LoraxError(
             "where of an AdaLoRA has overrides: expected patterns alone; ranks are what it finds"
         )

@@ -23,6 +23,8 @@ from lorax.core.where import (
     check_paths,
     check_patterns,
     check_where,
+    overrides_at,
+    spelled,
 )
 
 SCALINGS = ("standard", "rslora")
@@ -150,11 +152,11 @@ class LoRA(Adapter):
 
     def rank_of(self, path: str) -> int:
         """The rank at `path`, overrides of `where` applied."""
-        return self._overrides(path).get("rank", self.rank)
+        return overrides_at(self.where, path).get("rank", self.rank)
 
     def alpha_of(self, path: str) -> Any:
         """The alpha at `path`, overrides of `where` applied."""
-        return self._overrides(path).get("alpha", self.alpha)
+        return overrides_at(self.where, path).get("alpha", self.alpha)
 
     def scale_of(self, path: str) -> Any:
         """alpha / r or alpha / sqrt(r) at `path`."""
@@ -163,18 +165,7 @@ class LoRA(Adapter):
 
     def to_dict(self) -> dict[str, Any]:
         """As `Adapter.to_dict`; overrides are a mapping again."""
-        where: Any = self.where
-        if where != ALL_LINEAR and not isinstance(where[0], str):
-            where = {pattern: dict(overrides) for pattern, overrides in where}
-        elif where != ALL_LINEAR:
-            where = list(where)
-        return super().to_dict() | {"where": where, "exclude": list(self.exclude)}
-
-    def _overrides(self, path: str) -> dict[str, Any]:
-        if self.where == ALL_LINEAR or isinstance(self.where[0], str):
-            return {}
-        matched = (dict(o) for pattern, o in self.where if paths.matches(pattern, path))
-        return next(matched, {})
+        return super().to_dict() | {"where": spelled(self.where), "exclude": list(self.exclude)}
 
     def _targets(self, stored: Mapping[str, Any], roles: Mapping[str, Roles] | None) -> list[str]:
         return targets(self.where, self.exclude, stored, roles)

@@ -25,6 +25,8 @@ from lorax.core.where import (
     check_paths,
     check_patterns,
     check_where,
+    overrides_at,
+    spelled,
 )
 
 Shapes = dict[str, tuple[int, ...]]
@@ -52,6 +54,8 @@ class MatrixAdapter(Adapter):
     where: Any
     exclude: tuple[str, ...]
     dtype: str | None
+    rank: int  # of those that have one, as alpha
+    alpha: Any
 
     def __post_init__(self) -> None:
         names = [field.name for field in dataclasses.fields(self)]  # type: ignore[arg-type]
@@ -120,31 +124,19 @@ class MatrixAdapter(Adapter):
 
     def rank_of(self, path: str) -> int:
         """The rank at `path`, overrides of `where` applied."""
-        return self._own("rank", path)
+        return overrides_at(self.where, path).get("rank", self.rank)
 
     def scale_of(self, path: str) -> Any:
         """alpha / r at `path`, overrides of `where` applied."""
-        return self._own("alpha", path) / self.rank_of(path)
+        return overrides_at(self.where, path).get("alpha", self.alpha) / self.rank_of(path)
 
     def to_dict(self) -> dict[str, Any]:
         """As `Adapter.to_dict`; overrides are a mapping again."""
-        where: Any = self.where
-        if where != ALL_LINEAR:
-            pairs = not isinstance(where[0], str)
-            where = {pattern: dict(own) for pattern, own in where} if pairs else list(where)
-        return super().to_dict() | {"where": where, "exclude": list(self.exclude)}
+        return super().to_dict() | {"where": spelled(self.where), "exclude": list(self.exclude)}
 
     @property
     def _name(self) -> str:
         return type(self).__name__
-
-    def _own(self, name: str, path: str) -> Any:
-        found = getattr(self, name)
-        if self.where != ALL_LINEAR and not isinstance(self.where[0], str):
-            for pattern, own in self.where:
-                if paths.matches(pattern, path):
-                    return dict(own).get(name, found)
-        return found
 
     def _check(self, path: str, learnt: Any, leaf: Any) -> None:
         last = len(leaf.shape) - 1

@@ -5,6 +5,7 @@ Found by name among the variables of a model such as those of `lorax.models`: la
 """
 
 import dataclasses
+import itertools
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -116,6 +117,18 @@ def attentions(pattern: str, stored: Mapping[str, Any]) -> list[Attention]:
                 "narrow attention="
             )
     return found
+
+
+def of_all_layers(found: list[Attention]) -> list[tuple[Attention, int | slice]]:
+    """Each attention with where it is in an array that has every layer on its first axis.
+
+    An index for one alone, a slice for a stack, so that what is taken has the axes it has.
+    """
+    first = itertools.accumulate((attention.count for attention in found), initial=0)
+    return [
+        (own, at if own.layers is None else slice(at, at + own.layers))
+        for own, at in zip(found, first, strict=False)  # the last of them is the number of layers
+    ]
 
 
 def _attention(path: str, stored: Mapping[str, Any]) -> Attention:

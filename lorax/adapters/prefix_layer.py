@@ -56,12 +56,9 @@ class PrefixLayer(Beside, Adapter):
         additions = {"additions/embeddings": states[0, : self.tokens]}
         if self.infix:
             additions["additions/infix"] = states[0, self.tokens :]
-        first = 0
-        for attention in found:
-            own = slice(first, first + attention.count) if attention.layers else first
+        for attention, own in places.of_all_layers(found):
             layer = attention.path.rpartition("/")[0]
             additions[places.beside(layer, "states")] = states[own]
-            first += attention.count
         return additions
 
     def _stored(self, base: Base) -> dict[str, Any]:

@@ -65,15 +65,11 @@ class PrefixTuning(Beside, Adapter):
         layers = sum(attention.count for attention in found)
         prefix = self.prefix(delta).reshape(self.tokens, layers, 2, found[0].kv_width)
         every = jnp.moveaxis(prefix, 0, 2)  # (L, 2, n, d_kv)
-        additions, first = {}, 0
-        for attention in found:
-            own = (
-                every[first] if attention.layers is None else every[first : first + attention.count]
-            )
-            keys, values = jnp.moveaxis(own, -3, 0)
+        additions = {}
+        for attention, own in places.of_all_layers(found):
+            keys, values = jnp.moveaxis(every[own], -3, 0)
             additions[places.beside(attention.path, "key")] = keys
             additions[places.beside(attention.path, "value")] = values
-            first += attention.count
         return additions
 
     def prefix(self, delta: Delta) -> jax.Array:

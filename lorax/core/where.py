@@ -77,6 +77,24 @@ def check_where(where: Any, overrides: Mapping[str, Callable[[Any], Any]]) -> An
     return tuple(sorted(found))  # patterns exclude each other, so their order means nothing
 
 
+def has_overrides(where: Any) -> bool:
+    """Whether `where`, as `check_where` returns it, is pairs of a pattern and its overrides."""
+    return where != ALL_LINEAR and _is_pairs(where)
+
+
+def overrides_at(where: Any, path: str) -> dict[str, Any]:
+    """The overrides of the pattern of `where` that matches `path`; empty where there are none."""
+    pairs = where if has_overrides(where) else ()
+    return next((dict(own) for pattern, own in pairs if paths.matches(pattern, path)), {})
+
+
+def spelled(where: Any) -> Any:
+    """`where` as JSON has it and `check_where` reads it: overrides are a mapping again."""
+    if where == ALL_LINEAR:
+        return where
+    return {p: dict(own) for p, own in where} if has_overrides(where) else list(where)
+
+
 def _is_pairs(where: Any) -> bool:
     is_pair = lambda item: isinstance(item, Sequence) and not isinstance(item, str)
     return isinstance(where, Sequence) and bool(where) and all(map(is_pair, where))

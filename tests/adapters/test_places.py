@@ -44,6 +44,15 @@ def test_layers_are_in_their_order():
     assert [a.path for a in some] == ["params/layer_2/attention", "params/layer_10/attention"]
 
 
+def test_layers_alone_and_stacked_are_where_they_belong():
+    alone, stacked = places.Attention("a", None, 8, 8), places.Attention("b", 3, 8, 8)
+    assert places.of_all_layers([alone, stacked, alone]) == [
+        (alone, 0),
+        (stacked, slice(1, 4)),
+        (alone, 4),
+    ]
+
+
 def test_the_place_of_an_addition():
     assert places.beside("params/layer_0/mlp/down", "up") == "additions/layer_0/mlp/down/up"
 

@@ -4,7 +4,16 @@ import pytest
 
 from lorax.core.errors import LoraxError, LoraxTypeError
 from lorax.core.leaf import Roles
-from lorax.core.where import ALL_LINEAR, check_paths, check_patterns, check_used
+from lorax.core.where import (
+    ALL_LINEAR,
+    check_paths,
+    check_patterns,
+    check_used,
+    check_where,
+    has_overrides,
+    overrides_at,
+    spelled,
+)
 
 STORED = {"layer/query": 0, "layer/value": 0}
 
@@ -17,6 +26,22 @@ def test_the_name_of_the_default_is_part_of_saved_configs():
 def test_patterns_become_a_hashable_tuple(patterns):
     assert check_patterns("where", patterns) == tuple(patterns)
     assert hash(check_patterns("where", patterns)) == hash(tuple(patterns))
+
+
+@pytest.mark.parametrize("where", [ALL_LINEAR, ["a", "b.*"], {"b.*": {"rank": 4}, "a": {}}])
+def test_json_has_what_was_written(where):
+    read = check_where(where, {"rank": int})
+    assert hash(read) is not None
+    assert spelled(read) == where
+    assert check_where(spelled(read), {"rank": int}) == read
+    assert has_overrides(read) == isinstance(where, dict)
+
+
+def test_overrides_are_those_of_the_pattern_that_matches():
+    read = check_where({"b.*": {"rank": "4"}, "a": {}}, {"rank": int})
+    assert overrides_at(read, "bc") == {"rank": 4}
+    assert overrides_at(read, "a") == overrides_at(read, "c") == {}
+    assert overrides_at(ALL_LINEAR, "b") == overrides_at(("b.*",), "b") == {}
 
 
 def test_nothing_may_be_excluded_but_something_must_be_adapted():

@@ -11,7 +11,8 @@ from configs.quickstart_compare import get_config
 from experiments import quickstart
 from experiments._quickstart import table
 from experiments.figures import curves
-from lorax.io.checkpoint import load_adapter
+from lorax.io.checkpoint import JSON_NAME, load_adapter
+from lorax.io.fingerprint import fingerprint
 from lorax.models import BYTE_1M, Llama, LlamaConfig
 from lorax.train.metrics import read_metrics
 
@@ -30,6 +31,14 @@ def finished(tmp_path_factory):
         patch.setattr("builtins.print", lambda *args, **kwargs: printed.append(" ".join(args)))
         assert quickstart.main([SMOKE, f"--workdir={workdir}"]) == 0
     return workdir, "\n".join(printed)
+
+
+def saved_base(workdir):
+    """The model and the parameters that a run left behind."""
+    model = Llama(LlamaConfig(**get_config("smoke").model))
+    shapes = jax.eval_shape(model.init, jax.random.key(0), np.zeros((1, 4), np.int32))
+    full, weights = load_adapter(workdir / "base")
+    return model, full.merge(jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes), weights)
 
 
 def fails(capsys, *argv):
@@ -78,16 +87,19 @@ def test_numbers_of_the_table_are_those_of_the_files(finished):
 
 def test_saved_base_and_adapter_give_the_model_back(finished):
     workdir, _ = finished
-    model = Llama(LlamaConfig(**get_config("smoke").model))
-    shapes = jax.eval_shape(model.init, jax.random.key(0), np.zeros((1, 4), np.int32))
-    start = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
-    full, weights = load_adapter(workdir / "base")
     adapter, delta = load_adapter(workdir / "adapter" / "lora_r4")
-    base = full.merge(start, weights)
+    model, base = saved_base(workdir)
     logits = lorax.adapt(model.apply, adapter, on_fallback="error")(
         base, delta, np.ones((1, 4), int)
     )
     assert np.isfinite(logits).all()
+
+
+def test_the_adapters_say_of_which_base_they_are(finished):
+    workdir, _ = finished
+    folders = [workdir / "base", *sorted((workdir / "adapter").iterdir())]
+    marks = [json.loads((folder / JSON_NAME).read_text())["base"] for folder in folders]
+    assert marks == [fingerprint(saved_base(workdir)[1])] * 3
 
 
 def test_a_second_run_prints_the_report_and_does_nothing(finished, capsys):
