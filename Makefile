@@ -11,9 +11,10 @@ BIN := $(VENV)/bin/python
 BIN312 := $(VENV312)/bin/python
 CODE := $(wildcard lorax experiments configs tests)
 
-# Tests run in two processes. They mostly trace and compile, so XLA is told not to optimise, which saves
-# 40 % (measured; test-interop runs what users run), and numpy's BLAS is held to one thread.
-PYTEST := -m pytest -n 2
+# Tests run in two processes, neighbours in one, where they share what is compiled. They mostly trace
+# and compile, so XLA is told not to optimise (see tests/conftest.py too; measured: half the time;
+# test-interop runs what users run), and numpy's BLAS is held to one thread.
+PYTEST := -m pytest -n 2 --dist worksteal
 CPU := JAX_PLATFORMS=cpu OMP_NUM_THREADS=1
 TEST_ENV := $(CPU) XLA_FLAGS=--xla_backend_optimization_level=0
 LAWS := tests/core tests/ops tests/adapters tests/test_laws.py tests/test_laws_input.py

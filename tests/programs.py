@@ -27,7 +27,7 @@ from lorax.models.roberta_config import RobertaConfig
 Array = jax.Array
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)  # one is equal to itself alone, so it can be hashed
 class Program:
     """A program, its base, an input, which leaves are adapted, and whether they stay factored."""
 

@@ -29,6 +29,7 @@ from tests.law_table import (
     SUBSPACES,
     may_form,
 )
+from tests.moved import moved
 from tests.programs import PROGRAMS, Program, cast
 
 EXACT = {"bf16_compute": "dense"}  # the same parameters, computed in float32
@@ -46,16 +47,6 @@ def bits(tree: Any) -> list[bytes]:
     return [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(tree)]
 
 
-def moved(delta: Any, size: float = 0.1, seed: int = 5) -> Any:
-    """A delta away from its start, as after training."""
-    leaves, tree = jax.tree.flatten(delta)
-    keys = jax.random.split(jax.random.key(seed), len(leaves))
-    new = [
-        x + size * jax.random.normal(k, x.shape, x.dtype) for x, k in zip(leaves, keys, strict=True)
-    ]
-    return jax.tree.unflatten(tree, new)
-
-
 def allowed(program: Program, adapter: lorax.Adapter) -> str:
     """What may happen where a leaf has no factored form."""
     return "error" if program.factors and not may_form(adapter) else "allow"
@@ -64,7 +55,14 @@ def allowed(program: Program, adapter: lorax.Adapter) -> str:
 def start(program: Program, adapter: lorax.Adapter, **kwargs: Any) -> tuple[Any, Any]:
     """The adapted program and a first delta."""
     apply = lorax.adapt(program.fn, adapter, on_fallback=allowed(program, adapter), **kwargs)
-    return apply, jax.jit(apply.init)(jax.random.key(1), program.base, program.x)
+    return apply, jax.tree.map(lambda x: x, _first(program, adapter))
+
+
+@functools.cache
+def _first(program: Program, adapter: lorax.Adapter) -> Any:
+    """A first delta, compiled once for all laws."""
+    apply = lorax.adapt(program.fn, adapter, on_fallback=allowed(program, adapter))
+    return jax.jit(apply.init)(jax.random.key(1), program.base, program.x)
 
 
 def relative(a: Any, b: Any) -> float:

@@ -17,6 +17,7 @@ from jax import lax
 
 import lorax
 from lorax.io.checkpoint import load_adapter, save_adapter
+from tests.moved import moved
 from tests.programs import PROGRAMS, Program
 
 KEY = jax.random.key(0)
@@ -153,10 +154,7 @@ def _rank(matrix):
 def _moved(fn, adapter, base, x):
     apply = lorax.adapt(fn, adapter, on_fallback="error")
     delta = apply.init(KEY, base, x)
-    leaves, tree = jax.tree.flatten(delta)
-    keys = jax.random.split(jax.random.key(2), len(leaves))
-    noise = [x + jax.random.normal(k, x.shape) for k, x in zip(keys, leaves, strict=True)]
-    return apply, jax.tree.unflatten(tree, noise)
+    return apply, moved(delta, 1.0)
 
 
 def test_frozen_leaves_stay_and_the_state_is_the_moments_of_the_delta():

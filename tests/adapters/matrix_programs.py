@@ -8,6 +8,7 @@ import numpy as np
 from jax import lax
 
 import lorax
+from tests.moved import moved
 
 KEY = jax.random.key(0)
 
@@ -49,13 +50,6 @@ STACKED = (
     _normal(9, 3, 6),
 )
 """A scan over two layers: up (6 -> 2 × 4 heads) with biases, down (2 × 4 heads -> 6)."""
-
-
-def moved(delta: Any, size: float = 0.3) -> Any:
-    """A delta away from its start, as after training."""
-    leaves, tree = jax.tree.flatten(delta)
-    moves = [size * np.asarray(_normal(20 + i, *x.shape)) for i, x in enumerate(leaves)]
-    return tree.unflatten([jnp.asarray(x + move) for x, move in zip(leaves, moves, strict=True)])
 
 
 def check_laws(

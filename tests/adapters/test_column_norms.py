@@ -14,7 +14,7 @@ from lorax.core.leaf import Factors, LowRank, Roles
 ROLES = (Roles((), (0,), (1,)), Roles((), (1,), (0,)), Roles((0,), (1, 3), (2,)))
 
 
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=5)
 @given(st.sampled_from(ROLES), st.integers(1, 3), st.integers(0, 99), st.floats(0.1, 8.0))
 def test_the_identity(roles, rank, seed, scale):
     shape = (3, 4, 5, 2)[: len(roles.stack + roles.inputs + roles.outputs)]

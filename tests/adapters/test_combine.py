@@ -25,7 +25,7 @@ HEAD = lorax.Full(where=("query",))
 CHAIN = lorax.Chain(lorax.LoRA(rank=2, where=("heads",)), HEAD)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(
     ranks=st.sampled_from([(1, 2), (3, 1)]),
     scaling=st.sampled_from(["standard", "rslora"]),

@@ -11,6 +11,7 @@ import pytest
 
 import lorax
 from lorax.core.leaf import Factors
+from tests.moved import moved
 
 WHERE = (".*/kernel",)
 
@@ -34,18 +35,11 @@ def model():
     return _Model(), _Model().init(jax.random.key(0), x), x
 
 
-def _moved(delta, size=0.1):
-    leaves, tree = jax.tree.flatten(delta)
-    keys = jax.random.split(jax.random.key(5), len(leaves))
-    new = [x + size * jax.random.normal(k, x.shape) for x, k in zip(leaves, keys, strict=True)]
-    return jax.tree.unflatten(tree, new)
-
-
 def test_the_equation_and_the_count(model):
     module, base, x = model
     adapter = lorax.DoRA(rank=2, alpha=3.0, where=WHERE)
     apply = lorax.adapt(module.apply, adapter, on_fallback="error")
-    delta = _moved(jax.jit(apply.init)(jax.random.key(1), base, x))
+    delta = moved(jax.jit(apply.init)(jax.random.key(1), base, x))
     merged = jax.jit(adapter.merge)(base, delta)["params"]
     for name in ("up", "down"):
         path = f"params/layers/{name}/kernel"
@@ -66,7 +60,7 @@ def test_the_equation_and_the_count(model):
 def test_the_norm_takes_no_part_in_the_gradient(model):
     module, base, x = model
     apply = lorax.adapt(module.apply, lorax.DoRA(rank=2, where=("params/head/kernel",)))
-    delta = _moved(jax.jit(apply.init)(jax.random.key(1), base, x))
+    delta = moved(jax.jit(apply.init)(jax.random.key(1), base, x))
     path = "params/head/kernel"
     h = jax.random.normal(jax.random.key(3), (20, 40))
     slope = jax.jit(jax.grad(lambda delta: jnp.vdot(apply(base, delta, x), h)))(delta)
@@ -114,7 +108,7 @@ def test_a_compiled_step_makes_no_matrix_of_the_size_of_w(model):
 def test_a_column_of_zeros_stays_zero_and_finite():
     base = {"w": jnp.zeros((4, 3)).at[:, 0].set(1.0)}
     adapter = lorax.DoRA(rank=1, where=("w",))
-    delta = _moved(adapter.init(jax.random.key(0), base))
+    delta = moved(adapter.init(jax.random.key(0), base))
     delta["lora"]["w"] = Factors(delta["lora"]["w"].A, jnp.zeros((1, 3)), delta["lora"]["w"].roles)
     merged = adapter.merge(base, delta)["w"]
     assert np.isfinite(merged).all() and not merged[:, 1:].any()
@@ -130,7 +124,7 @@ def test_a_quantised_base_is_not_formed_whole():
     packed, x = lorax.quantize(base, "nf4"), jax.random.normal(jax.random.key(1), (5, 64))
     adapter = lorax.DoRA(rank=2)
     apply = lorax.adapt(fn, adapter, on_fallback="error")
-    delta = _moved(apply.init(jax.random.key(2), packed, x))
+    delta = moved(apply.init(jax.random.key(2), packed, x))
     want = apply(lorax.dequantize(packed), delta, x)
     np.testing.assert_allclose(
         apply(packed, delta, x), want, rtol=1e-5, atol=1e-4 * abs(want).max()

@@ -7,7 +7,8 @@ import pytest
 from jax import lax
 
 import lorax
-from tests.adapters.matrix_programs import KEY, PLAIN, STACKED, check_laws, count, moved
+from tests.adapters.matrix_programs import KEY, PLAIN, STACKED, check_laws, count
+from tests.moved import moved
 
 ADAPTER = lorax.IA3(where=("first/kernel",), feedforward=("second/kernel",))
 

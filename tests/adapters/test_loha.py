@@ -7,7 +7,8 @@ import pytest
 
 import lorax
 from lorax.core.leaf import LowRank, Shift
-from tests.adapters.matrix_programs import KEY, PLAIN, STACKED, check_laws, count, moved
+from tests.adapters.matrix_programs import KEY, PLAIN, STACKED, check_laws, count
+from tests.moved import moved
 
 LARGE = "LoHa's factors of rank 4 would be larger than the leaf"
 

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 import lorax
 from lorax.adapters.lokr import split
 from lorax.core.leaf import LowRank, Shift
-from tests.adapters.matrix_programs import KEY, PLAIN, STACKED, check_laws, count, moved
+from tests.adapters.matrix_programs import KEY, PLAIN, STACKED, check_laws, count
+from tests.moved import moved
 
 WIDE = lorax.Roles((), (0,), (1,))
 
@@ -73,7 +74,7 @@ def test_a_stack_has_a_product_each():
 
 
 @given(st.integers(1, 3000), st.sampled_from((-1, 1, 2, 3, 8, 50)))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_a_side_is_split_in_two(side, factor):
     first, second = split(side, factor)
     assert first * second == side

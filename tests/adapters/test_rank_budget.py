@@ -21,7 +21,7 @@ def _delta(seed: int) -> dict[str, Learnt]:
     return {"b": Learnt(arrays(), MATRIX), "a": Learnt(arrays(2), STACK)}
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(0, 9), st.integers(0, 12), st.booleans())
 def test_exactly_so_many_are_best(seed, left, tied):
     scores = {"a": jnp.ones((2, 4)), "b": jnp.ones(4)} if tied else {
@@ -35,7 +35,7 @@ def test_exactly_so_many_are_best(seed, left, tied):
         assert flat(scores)[flat(kept)].min() >= flat(scores)[~flat(kept)].max()
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(1, 40), st.integers(0, 10), st.integers(0, 10), st.integers(1, 60))
 def test_the_budget_falls_from_full_to_least(full, warmup, final, middle):
     steps, least = warmup + middle + final, max(1, full // 3)

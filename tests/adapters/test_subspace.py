@@ -11,6 +11,7 @@ import pytest
 import lorax
 from lorax.core.errors import LoraxError, LoraxTypeError
 from lorax.models.mlp import MLP
+from tests.moved import moved
 
 KEY = jax.random.key(0)
 MODEL = MLP((7, 3))
@@ -42,10 +43,6 @@ def start(adapter, base=BASE):
     return lorax.adapt(MODEL.apply, adapter, on_fallback="error").init(KEY, base, X)
 
 
-def moved(delta, size=1.0):
-    return jax.tree.map(lambda x: x + size * jax.random.normal(KEY, x.shape, x.dtype), delta)
-
-
 def update(adapter, delta, base=BASE):
     joined = lambda delta: jnp.concatenate(
         [shift.update.ravel() for shift in adapter.leaves(base, delta).values()]
@@ -60,7 +57,7 @@ def test_it_has_just_dim_numbers_and_starts_at_the_base(form):
     assert sum(leaf.size for leaf in jax.tree.leaves(delta)) == 9
     merge, negative = jax.jit(adapter.merge), jax.tree.map(lambda x: -0.0 * x, BASE)
     assert bits(merge(BASE, delta)) == bits(BASE) and bits(merge(negative, delta)) == bits(negative)
-    assert bits(merge(BASE, moved(delta))) != bits(BASE)
+    assert bits(merge(BASE, moved(delta, 1.0))) != bits(BASE)
 
 
 @pytest.mark.parametrize("form", ["sparse", "dense", "fastfood", "blocks"])
@@ -89,7 +86,7 @@ def test_a_column_per_tensor_has_norm_one_in_each_of_them():
     [("sparse", 12), ("dense", 12), ("fastfood", 12), ("blocks", 12), ("per tensor", 8)],
 )
 def test_a_smaller_subspace_of_a_seed_lies_in_a_larger_one(form, dim):
-    theta = moved({"theta": jnp.zeros(5)})["theta"]
+    theta = moved({"theta": jnp.zeros(5)}, 1.0)["theta"]
     small = update(make(form, dim=5), {"theta": theta})
     large = update(make(form, dim=dim), {"theta": jnp.pad(theta, (0, dim - 5))})
     np.testing.assert_allclose(small, large, atol=1e-5)
@@ -118,7 +115,7 @@ def test_p_does_not_depend_on_the_order_of_the_tree_or_on_other_leaves():
 @pytest.mark.parametrize("form", FORMS)
 def test_prepared_or_not_it_is_the_same(form):
     adapter = make(form)
-    delta = moved(start(adapter))
+    delta = moved(start(adapter), 1.0)
     prepared = adapter.prepare(BASE, delta)
     apply = jax.jit(lorax.adapt(MODEL.apply, adapter))
     np.testing.assert_allclose(apply(BASE, delta, X), apply(prepared, delta, X), rtol=1e-5)
@@ -139,7 +136,7 @@ def test_many_at_once_are_each_alone(form):
 def test_scales_of_one_are_the_subspace_without_them():
     layers = 2
     said = make("layerwise", dim=9 + layers)
-    delta = moved(start(make("sparse")))
+    delta = moved(start(make("sparse")), 1.0)
     with_ones = {"theta": delta["theta"], "scales": jnp.ones(layers)}
     assert start(said)["theta"].shape == (9,)
     np.testing.assert_array_equal(update(said, with_ones), update(make("sparse"), delta))
@@ -147,7 +144,7 @@ def test_scales_of_one_are_the_subspace_without_them():
 
 def test_each_scale_moves_one_layer():
     said = make("layerwise", dim=11)
-    delta = moved(start(said))
+    delta = moved(start(said), 1.0)
     before, after = (
         said.leaves(BASE, delta | {"scales": scales})
         for scales in (jnp.ones(2), jnp.array([1.0, 2.0]))

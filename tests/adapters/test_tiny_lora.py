@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 import lorax
-from tests.adapters.matrix_programs import KEY, PLAIN, STACKED, check_laws, count, moved
+from tests.adapters.matrix_programs import KEY, PLAIN, STACKED, check_laws, count
+from tests.moved import moved
 
 
 @pytest.fixture(scope="module")

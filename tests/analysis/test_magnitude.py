@@ -48,7 +48,7 @@ def test_an_output_that_is_reversed_turns_by_two():
     np.testing.assert_allclose(found.change, np.zeros((1, 5)), atol=1e-5)
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(st.integers(0, 99), st.sampled_from([1e-3, 1e-2, 1.0, 10.0]))
 def test_against_float64(seed, size):
     """Also of small changes, where float32 norms and cosines would be rounding alone."""

@@ -63,7 +63,7 @@ def test_the_paper_reads_the_right_singular_vectors_of_its_a():
             np.testing.assert_allclose(found.phi[n, i - 1, j - 1], want, rtol=1e-4)
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(st.integers(1, 6), st.integers(1, 6), st.integers(6, 20), st.integers(0, 99))
 def test_the_projection_metric(i, j, dimension, seed):
     u, v = columns(seed, dimension, i), columns(seed + 1, dimension, j)

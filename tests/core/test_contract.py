@@ -11,7 +11,7 @@ from lorax.core.contract import contract
 SIZES = {"a": 2, "b": 3, "c": 4, "d": 5, "e": 2}
 
 
-@settings(max_examples=30, deadline=None, derandomize=True)
+@settings(max_examples=30, derandomize=True)
 @given(st.data())
 def test_any_pair_of_labelled_arrays(data):
     x_axes = data.draw(st.lists(st.sampled_from("abcde"), unique=True, min_size=1))

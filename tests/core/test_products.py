@@ -54,7 +54,7 @@ def _program(case):
     return fn, tuple(leaf_shape), tuple(x_shape), roles
 
 
-@settings(max_examples=30, deadline=None, derandomize=True)
+@settings(max_examples=30, derandomize=True)
 @given(dots())
 def test_dot_rule_over_random_dimension_numbers(case):
     fn, leaf_shape, x_shape, roles = _program(case)

@@ -8,7 +8,7 @@ from lorax.core.errors import LoraxError
 from lorax.data.bucketing import Bucketed, buckets_up_to
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     st.lists(st.integers(0, 40), min_size=1, max_size=40),
     st.integers(1, 5),

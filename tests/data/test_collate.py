@@ -67,7 +67,7 @@ def test_a_batch_of_nothing_has_the_form_of_any_other(like):
     assert shapes(full) == shapes(empty) and full.mask.any() and not empty.mask.any()
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(st.lists(st.integers(2, 6), max_size=3), min_size=1, max_size=4))
 def test_every_target_that_counts_is_kept_in_place(sizes):
     values = iter(range(1, 1000))

@@ -25,7 +25,7 @@ def orders(lengths: list[int], batch: int, seed: int) -> list:
     ]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(LENGTHS, BATCHES, SEEDS, st.integers(0, 3))
 def test_every_example_comes_once_an_epoch(lengths, batch, seed, epoch):
     for order in orders(lengths, batch, seed):
@@ -36,7 +36,7 @@ def test_every_example_comes_once_an_epoch(lengths, batch, seed, epoch):
         assert order.steps is None and order.examples == len(lengths)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(LENGTHS, BATCHES, SEEDS)
 def test_rows_fit_their_length(lengths, batch, seed):
     for order in orders(lengths, batch, seed):
@@ -46,7 +46,7 @@ def test_rows_fit_their_length(lengths, batch, seed):
             assert order.packed or all(len(row) <= 1 for row in order.rows(step))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(LENGTHS, BATCHES, SEEDS, st.integers(0, 50))
 def test_a_step_depends_on_seed_and_step_alone(lengths, batch, seed, step):
     for fresh, used in zip(*[orders(lengths, batch, seed) for _ in range(2)], strict=True):

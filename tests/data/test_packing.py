@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from lorax.data.packing import Packed, best_fit
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.integers(0, 20), max_size=40), st.randoms())
 def test_each_example_goes_where_it_leaves_the_least_room(lengths, random):
     """Against the rule written out plainly, row by row."""

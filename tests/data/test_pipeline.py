@@ -54,7 +54,7 @@ def test_reading_ahead_gives_what_asking_for_a_step_gives(order, prefetch):
     assert all(batch.inputs.shape == (4, order.length(2 + i)) for i, batch in enumerate(found))
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(st.sampled_from(sorted(ORDERS)), st.integers(0, 12), st.integers(0, 5), st.integers(0, 3))
 def test_a_resumed_run_sees_the_tail_of_an_undisturbed_one(name, taken, ahead, prefetch):
     pipeline = Pipeline(EXAMPLES, ORDERS[name], prefetch=prefetch)

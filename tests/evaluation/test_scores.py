@@ -72,7 +72,7 @@ def test_where_there_is_nothing_to_tell_apart(name):
             task_scores([name], predictions, labels)
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(classes)
 def test_accuracy_and_matthews_are_symmetric_and_bounded(pairs):
     pytest.importorskip("sklearn")
@@ -84,7 +84,7 @@ def test_accuracy_and_matthews_are_symmetric_and_bounded(pairs):
     assert accuracy(right, right) == f1(right, [*right]) or set(right) == {0}
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(values)
 def test_correlations_are_those_of_scipy(pairs):
     stats = pytest.importorskip("scipy.stats")

@@ -32,13 +32,13 @@ def rates(made):
 @pytest.mark.parametrize("task", page.TASKS)
 def test_every_method_is_tuned_alike(task):
     made = units(task)
-    assert len(made) == 9 * len(page.METHODS)
+    assert len(made) == 15 * len(page.METHODS)
     assert [*rates(made)] == [*page.METHODS]
-    assert all(len(found) == 3 for found in rates(made).values())
+    assert all(len(found) == 5 for found in rates(made).values())
     assert len({unit.point["seed"] for unit in made}) == 3
     packed = programs(made)  # a program a method; one for both scalings of LoRA
     assert len(packed) == len(page.METHODS) - 1
-    assert [len(group) for group in packed] == [18] + [9] * (len(packed) - 1)
+    assert [len(group) for group in packed] == [30] + [15] * (len(packed) - 1)
 
 
 def test_tasks_differ_in_data_alone():

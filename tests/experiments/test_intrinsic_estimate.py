@@ -72,7 +72,7 @@ def test_the_crossing_is_linear_in_log_d(share):
     assert crossing([10, 1000], [0.0, share], 0.96) == math.inf
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.floats(110, 900), st.sampled_from(["own", "global"]))
 def test_a_curve_that_is_known_is_told_exactly(d90, kind):
     curve = lambda p: 1.0 if p.dim is None else 0.9 + 0.04 * math.log(p.dim / d90)

@@ -35,7 +35,7 @@ def test_direct_training_and_the_grid_come_first_with_all_that_stands_beside():
     assert next_points([], ConfigDict(fields), 100_000) == next_points([], fields, 100_000)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     crossing=st.floats(1.5, 5000), resolution=st.integers(1, 100),
     grid=st.lists(st.integers(1, 3000), min_size=1, max_size=6, unique=True).map(sorted),

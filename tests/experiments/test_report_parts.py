@@ -19,7 +19,7 @@ pytest.importorskip("matplotlib")
 pytest.importorskip("markdown_it")
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.text(alphabet="ab1 |\\`*_[]()<>&;#$~!-+.\n\t\"'é", max_size=20))
 def test_escaped_text_is_shown_as_it_is(text):
     shown = " ".join(text.split())
@@ -29,7 +29,7 @@ def test_escaped_text_is_shown_as_it_is(text):
     assert ["".join(cell).strip() for cell in cells] == [shown, shown]
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.text(max_size=40))
 def test_a_fence_holds_any_text(text):
     body = page.page("t", [page.Text(page.fence(text)), page.Text("after")])
@@ -52,7 +52,6 @@ def test_the_moving_mean_leaves_a_slope_where_it_is():
     assert training.smoothed(line, 5)[5:-5] == pytest.approx(line[5:-5])
 
 
-@settings(deadline=None)
 @given(st.lists(st.floats(-100, 100) | st.just(math.nan), max_size=300), st.integers(2, 50))
 def test_a_thinned_line_keeps_its_extremes(values, most):
     steps, kept = training.thinned(range(len(values)), values, most)

@@ -50,7 +50,7 @@ def test_what_is_the_same_for_every_item_has_no_width():
     assert found.low == pytest.approx(1) and found.high == pytest.approx(1) and found.clear
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(0, 99))
 def test_the_interval_is_as_wide_as_that_of_a_normal_mean(seed):
     rng = np.random.default_rng(seed)

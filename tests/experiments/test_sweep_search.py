@@ -4,7 +4,7 @@ import math
 import sys
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from experiments._sweep import search as searching
@@ -116,7 +116,6 @@ def test_a_search_that_is_none(monkeypatch):
         searching.check(LOW, HIGH, 1)
 
 
-@settings(deadline=None)
 @given(st.floats(1e-9, 1e3))
 def test_rates_have_three_digits(rate):
     assert rounded(rounded(rate)) == rounded(rate) == pytest.approx(rate, rel=5.1e-3)

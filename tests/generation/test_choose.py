@@ -30,7 +30,7 @@ def nucleus(logits, temperature, top_k, top_p):
     return set(order[: 1 + np.searchsorted(np.cumsum(p), top_p * (1 - 1e-6))].tolist())
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     st.lists(st.integers(-40, 40), min_size=8, max_size=8),
     st.sampled_from([0.3, 1.0, 3.0]),
@@ -85,7 +85,7 @@ def test_greedy_takes_the_first_of_equals():
     assert greedy(jnp.asarray([LOGITS, -LOGITS])).tolist() == [0, 5]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.lists(st.integers(0, 3), min_size=10, max_size=10),
     st.integers(0, 5),

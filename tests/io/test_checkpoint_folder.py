@@ -113,7 +113,7 @@ def test_no_file_changes_unseen(copy, damage):
     disk.check(copy)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.data())
 def test_law_the_account_is_what_was_written_or_damaged(written, tmp_path_factory, data):
     content = (written / disk.JSON_NAME).read_bytes()

@@ -24,7 +24,7 @@ def test_it_is_short_and_the_same_forever():
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(data=st.data())
 def test_law_one_element_more_or_less(dtype, data):
     x = (np.arange(12).reshape(3, 4) % 2).astype(jnp.dtype(dtype))
@@ -44,7 +44,7 @@ def test_the_last_bit_counts_and_the_sign_of_zero():
     assert fingerprint({"x": wide}) != fingerprint({"x": np.nextafter(wide, 9)})
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(st.integers(0, 95), min_size=2, max_size=2, unique=True))
 def test_law_two_elements_swapped(places):
     swapped = X.copy().reshape(-1)
@@ -89,7 +89,7 @@ def test_law_sharding_does_not_count(kind, spec):
     assert fingerprint({"x": x}) == fingerprint({"x": X})
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(st.integers(1, 100))
 def test_law_it_does_not_matter_how_much_is_done_at_once(elements):
     whole = fingerprint({"x": X, "s": np.float32(1)})

@@ -111,7 +111,7 @@ trees = st.recursive(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(trees)
 def test_law_there_and_back(tree):
     assert_same(tree, again(tree))

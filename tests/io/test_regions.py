@@ -26,7 +26,7 @@ ALL = [P(), P(("x", "y")), P(None, ("y", "x")), *SPECS]
     spec=st.sampled_from(ALL),
     dtype=st.sampled_from(["float32", "bfloat16", "int8"]),
 )
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_an_array_read_by_regions_is_the_array_placed_whole(shape, spec, dtype):
     array = np.arange(8 * 12).reshape(8, 12).astype(jnp.dtype(dtype))
     sharding = jax.NamedSharding(MESHES[shape], spec)

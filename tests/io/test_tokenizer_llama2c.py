@@ -88,7 +88,7 @@ def naive(ids, pieces, scores):
         ids = [*ids[:i], pieces.index(pieces[ids[i]] + pieces[ids[i + 1]]), *ids[i + 2 :]]
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.text(alphabet="abc ", min_size=1, max_size=24))
 def test_the_heap_merges_as_the_definition_does(text):
     pieces, scores = pieces_and_scores()

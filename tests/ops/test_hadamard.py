@@ -20,7 +20,7 @@ def test_the_published_example():
     np.testing.assert_array_equal(found, [4, 2, 0, -2, 0, 2, 0, 2])
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(
     bits=st.integers(0, 9), factor_bits=st.integers(1, 7), batch=st.sampled_from([(), (3,), (2, 3)])
 )

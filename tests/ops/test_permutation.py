@@ -13,7 +13,7 @@ from lorax.ops.permutation import draw_permutation, permute
 
 @pytest.mark.parametrize("bits", [0, 1, 2, 5, 10])
 @given(seed=st.integers(0, 2**32 - 1))
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 def test_it_is_a_bijection_and_inverse_undoes_it(bits, seed):
     permutation = draw_permutation(jax.random.key(np.uint32(seed)), 2**bits)
     index = jnp.arange(2**bits)

@@ -26,7 +26,7 @@ def hugging_face(name, peak, steps, warmup, at):
     return peak * shape[name]
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.sampled_from(SCHEDULES), st.integers(1, 5000), st.data())
 def test_every_point_is_that_of_the_formula(name, steps, data):
     warmup = data.draw(st.integers(0, steps - 1))

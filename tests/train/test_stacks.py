@@ -17,7 +17,7 @@ def tree(shape, seed):
 
 
 @given(SHAPES)
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=6)
 def test_what_is_padded_stacked_taken_and_cut_is_the_same(shapes):
     trees = [tree(shape, seed) for seed, shape in enumerate(shapes)]
     like = common(trees)
