@@ -111,7 +111,10 @@ class Program:
             axes = [axis for axis, (a, b) in pairs if a != b]
             return jnp.take(leaf, rows, axis=axes[0]) if axes else leaf
 
-        return jax.tree.map(take, memory, two, three)
+        # leaf by leaf: a memory that was begun may say so, and is then of another form
+        leaves, form = jax.tree.flatten(memory)
+        taken = map(take, leaves, jax.tree.leaves(two), jax.tree.leaves(three))
+        return jax.tree.unflatten(form, taken)
 
     def _cached(
         self, base: Base, delta: Delta, tokens: jax.Array, cache: Any, mask: jax.Array

@@ -20,8 +20,8 @@ In a scanned model ``layers`` stands for ``layer_i`` and its arrays have a leadi
 The positions of real tokens, given or counted, grow by n + p, where p is the longest of any layer.
 Virtual tokens before the rows have those from p on, counted from an encoder's first. In all,
 n + p + T is at most ``max_length``. Outputs are those of the T tokens of the rows, but a classifier
-reads the first place, be it virtual. A cache holds the rows alone: what stands before them is
-computed with every call, and n + p + slots is at most ``max_length``.
+reads the first place, be it virtual. The first call with an empty cache puts the n virtual tokens
+into it, in slots of their own; n + p + slots is at most ``max_length``.
 
 Hugging Face's models with PEFT give the same, but count padding like tokens where PEFT embeds
 the input itself or is given no positions, which shows where padding is on the left.
@@ -54,31 +54,33 @@ class Virtual:
       infix: (m, D), those inside the rows, or None.
       prefix: p, how many keys stand before a layer's own; the most of any layer.
       states: whether some layer replaces the stream at them.
+      kept: how many of those before the rows a cache holds already: none or all.
     """
 
     embeddings: jax.Array | None = None
     infix: jax.Array | None = None
     prefix: int = 0
     states: bool = False
+    kept: int = 0
 
     @property
     def ahead(self) -> int:
-        """n, how many stand before every row."""
-        return _rows(self.embeddings)
+        """How many enter the model before every row: n, or none where a cache holds them."""
+        return _rows(self.embeddings) - self.kept
 
     @property
     def shift(self) -> int:
         """n + p, how many positions a real token stands further back."""
-        return self.ahead + self.prefix
+        return _rows(self.embeddings) + self.prefix
 
     def positions(self, positions_BT: jax.Array, first: int = 0) -> jax.Array:
-        """Positions (B, n + T), from those of the real tokens (B, T) and the first of all.
+        """Positions (B, ahead + T), from those of the real tokens (B, T) and the first of all.
 
         A position before the first is padding's and stays.
         """
         if not self.shift:
             return positions_BT
-        own = (first + jnp.arange(self.prefix, self.shift)).astype(positions_BT.dtype)
+        own = (first + self.prefix + jnp.arange(self.ahead)).astype(positions_BT.dtype)
         own_Bn = jnp.broadcast_to(own, (positions_BT.shape[0], self.ahead))
         moved_BT = jnp.where(positions_BT < first, positions_BT, positions_BT + self.shift)
         return jnp.concatenate([own_Bn, moved_BT], axis=1)
@@ -86,8 +88,8 @@ class Virtual:
     def mask(self, mask_B1TS: jax.Array | None, tokens: int, *, causal: bool) -> jax.Array | None:
         """The mask of n + T queries and n + S keys from that of T, (B, 1, 1 or T, S), and S.
 
-        Raises ValueError for an encoder's mask of pairs, which does not say what virtual tokens
-        see.
+        For whole sequences. Raises ValueError for an encoder's mask of pairs, which does not say
+        what virtual tokens see.
         """
         ahead = self.ahead
         if mask_B1TS is None or not ahead:
@@ -106,7 +108,7 @@ class Virtual:
         return jnp.concatenate([jnp.broadcast_to(own, (*real.shape[:3], ahead)), real], axis=-1)
 
     def embed(self, table: nn.Embed, tokens: jax.Array) -> jax.Array:
-        """Vectors (B, n + T, D) of the virtual tokens and of ids (B, T), in the table's dtype."""
+        """Vectors (B, ahead + T, D) of virtual tokens and of ids (B, T), in the table's dtype."""
         if self.infix is None:
             x_BTD = table(tokens)
         else:
@@ -117,30 +119,33 @@ class Virtual:
             x_BTD = jnp.where(inside[..., None], infix_BTD, x_BTD)
         if self.embeddings is None:
             return x_BTD
-        own = self.embeddings.astype(x_BTD.dtype)
+        # Of kept ones no rows at all are taken, which reads them still: adapters count on that.
+        own = self.embeddings[self.kept :].astype(x_BTD.dtype)
         own_BnD = jnp.broadcast_to(own, (tokens.shape[0], *own.shape))
         return jnp.concatenate([own_BnD, x_BTD], axis=1)
 
     def numbers(self, tokens: jax.Array, vocab_size: int) -> jax.Array | None:
-        """Which virtual token stands where, (B, n + T), -1 at real ones; None if nobody asks."""
+        """Which virtual token is where, (B, ahead + T), -1 at real ones; None if nobody asks."""
         if not self.states:
             return None
         own_Bn = jnp.broadcast_to(jnp.arange(self.ahead), (tokens.shape[0], self.ahead))
-        inside = jnp.where(tokens >= vocab_size, tokens - vocab_size + self.ahead, -1)
+        first = _rows(self.embeddings)  # of those inside the rows
+        inside = jnp.where(tokens >= vocab_size, tokens - vocab_size + first, -1)
         return jnp.concatenate([own_Bn, inside], axis=1)
 
     def real(self, x_BTD: jax.Array) -> jax.Array:
-        """What of the stream (B, n + T, D) is of the rows' own tokens, (B, T, D)."""
+        """What of the stream (B, ahead + T, D) is of the rows' own tokens, (B, T, D)."""
         return x_BTD[:, self.ahead :] if self.ahead else x_BTD
 
 
 NO_VIRTUAL = Virtual()
 
 
-def read_virtual(model: nn.Module, config: TransformerConfig) -> Virtual:
+def read_virtual(model: nn.Module, config: TransformerConfig, kept: int = 0) -> Virtual:
     """The virtual tokens that a model was given, checked. Called inside its compact method.
 
-    Raises ValueError, in one line, for an array of the wrong shape.
+    ``kept`` of those before the rows are in a cache. Raises ValueError, in one line, for an array
+    of the wrong shape, and for a cache that was begun with others.
     """
     own = _own(model)
     layers = [_mapping(layer) for name, layer in own.items() if name.startswith("layer")]
@@ -150,11 +155,17 @@ def read_virtual(model: nn.Module, config: TransformerConfig) -> Virtual:
         own.get("infix"),
         prefix=max((key.shape[-2] for key in keys if key is not None), default=0),
         states=any("states" in layer for layer in layers),
+        kept=kept,
     )
     for name, value in (("embeddings", virtual.embeddings), ("infix", virtual.infix)):
         if value is not None:
             _check(model, name, value, (_rows(value), config.dim))
-    every = virtual.ahead + _rows(virtual.infix)
+    if kept not in (0, _rows(virtual.embeddings)):
+        raise ValueError(
+            f"the cache was begun with {kept} virtual tokens and there are "
+            f"{_rows(virtual.embeddings)}: begin with an empty one from init_cache"
+        )
+    every = _rows(virtual.embeddings) + _rows(virtual.infix)
     for layer in layers:
         if "states" in layer:
             stack = (config.layers,) if config.scan else ()

@@ -3,7 +3,7 @@
 Shape suffixes: B batch, T new tokens, S slots, K key-value heads, H head width, L layers.
 """
 
-from typing import NamedTuple
+import dataclasses
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,9 @@ from lorax.models.llama_config import LlamaConfig
 CausalConfig = LlamaConfig | GPT2Config
 
 
-class Cache(NamedTuple):
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Cache:
     """Keys and values of all tokens so far; a new one comes out of every call.
 
     ``keys`` and ``values`` (L, B, S, K, H), keys already rotated where the
@@ -23,12 +25,16 @@ class Cache(NamedTuple):
     padding and for slots still empty; ``length`` int32 scalar, slots written so far, the same for
     every row (rows of different length are padded and ``valid`` tells them apart). Donate it to a
     jitted step and the new tokens are written in place.
+
+    ``ahead``, a static number, says how many slots in front hold virtual tokens (see
+    `lorax.models.additions`): none in an empty cache, which grows by as many in the first call.
     """
 
     keys: jax.Array
     values: jax.Array
     valid: jax.Array
     length: jax.Array
+    ahead: int = dataclasses.field(default=0, metadata={"static": True})
 
 
 def init_cache(
@@ -65,8 +71,9 @@ def check_cache(
 
     Or one too large for the context, where each token stands ``shift`` positions further back.
     """
-    slots = cache.keys.shape[2]
-    expected = (config.layers, batch, slots, config.kv_heads, config.head_dim)
+    every = cache.keys.shape[2]
+    slots = every - cache.ahead
+    expected = (config.layers, batch, every, config.kv_heads, config.head_dim)
     if cache.keys.shape != expected:
         raise ValueError(
             f"cache keys must have shape {expected} (layers, batch, slots, kv_heads, head_dim), "
@@ -86,49 +93,56 @@ def check_cache(
         )
 
 
-def advance(cache: Cache, tokens: int, mask: jax.Array | None) -> tuple[Cache, jax.Array]:
+def advance(
+    cache: Cache, tokens: int, mask: jax.Array | None, ahead: int = 0
+) -> tuple[Cache, jax.Array]:
     """Claim the next ``tokens`` slots: the cache with them marked, and who may see what.
 
     ``mask`` (B, T) bool is false for padding among the new tokens; None means all are real. The
-    second result is bool (B, 1, T, S): true for the real tokens up to and including each query's
-    own. Keys and values are yet to be written, by `write_layer`.
+    second result is bool (B, 1, ahead + T, S): true for the real tokens up to and including each
+    query's own. Keys and values are yet to be written, by `write_layer`.
+
+    Where ``ahead`` virtual tokens come with these, the cache grows by slots for them in front. It
+    must be empty then: one that is not counts as overfilled.
     """
-    batch, slots = cache.valid.shape
+    batch = cache.valid.shape[0]
     new_BT = jnp.ones((batch, tokens), bool) if mask is None else mask
+    if ahead:
+        cache = _grown(cache, ahead)
+        new_BT = jnp.concatenate([jnp.ones((batch, ahead), bool), new_BT], axis=1)
     valid_BS = jax.lax.dynamic_update_slice(cache.valid, new_BT, (0, cache.length))
-    own_T1 = cache.length + jnp.arange(tokens)[:, None]
-    causal_TS = jnp.arange(slots)[None, :] <= own_T1
-    advanced = cache._replace(valid=valid_BS, length=cache.length + tokens)
+    own_T1 = cache.length + jnp.arange(ahead + tokens)[:, None]
+    causal_TS = jnp.arange(valid_BS.shape[1])[None, :] <= own_T1
+    advanced = dataclasses.replace(cache, valid=valid_BS, length=cache.length + ahead + tokens)
     return advanced, (valid_BS[:, None, :] & causal_TS)[:, None]
 
 
+def _grown(cache: Cache, ahead: int) -> Cache:
+    """An empty cache with ``ahead`` slots more."""
+    slots = ahead + cache.valid.shape[1]
+    wider = [(0, 0), (0, 0), (0, ahead), (0, 0), (0, 0)]
+    return Cache(
+        keys=jnp.pad(cache.keys, wider),
+        values=jnp.pad(cache.values, wider),
+        valid=jnp.pad(cache.valid, wider[1:3]),
+        length=jnp.where(cache.length == 0, 0, slots),
+        ahead=ahead,
+    )
+
+
 def remember(
-    memory: tuple[Cache, jax.Array | int] | None,
-    keys: jax.Array,
-    values: jax.Array,
-    mask: jax.Array | None,
+    memory: tuple[Cache, jax.Array | int] | None, keys: jax.Array, values: jax.Array
 ) -> tuple[jax.Array, jax.Array, Cache | None]:
     """All keys and values (B, …, K, H) that one layer attends to, and the cache with the new ones.
 
     ``memory`` is the cache and which layer of it is ours; without it the new ``keys`` and
-    ``values`` are all. As many as ``mask`` has keys beyond the cache's slots stand before all
-    others and are not remembered: they come anew with every call.
+    ``values`` are all.
     """
     if memory is None:
         return keys, values, None
-    assert mask is not None
     cache, layer = memory
-    ahead = mask.shape[-1] - cache.valid.shape[1]
-    if not ahead:
-        cache = write_layer(cache, layer, keys, values)
-        return *read_layer(cache, layer, keys.dtype), cache
-    cache = write_layer(cache, layer, keys[:, ahead:], values[:, ahead:])
-    stored = read_layer(cache, layer, keys.dtype)
-    keys, values = (
-        jnp.concatenate([new[:, :ahead], old], axis=1)
-        for new, old in zip((keys, values), stored, strict=True)
-    )
-    return keys, values, cache
+    cache = write_layer(cache, layer, keys, values)
+    return *read_layer(cache, layer, keys.dtype), cache
 
 
 def write_layer(cache: Cache, layer: jax.Array | int, keys: jax.Array, values: jax.Array) -> Cache:
@@ -139,7 +153,8 @@ def write_layer(cache: Cache, layer: jax.Array | int, keys: jax.Array, values: j
         new_1BTKH = new_BTKH[None].astype(stored_LBSKH.dtype)
         return jax.lax.dynamic_update_slice(stored_LBSKH, new_1BTKH, start)
 
-    return cache._replace(keys=write(cache.keys, keys), values=write(cache.values, values))
+    keys, values = write(cache.keys, keys), write(cache.values, values)
+    return dataclasses.replace(cache, keys=keys, values=values)
 
 
 def read_layer(

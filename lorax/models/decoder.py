@@ -76,7 +76,7 @@ def prepare(
 
     ``positions`` (B, T), by default those of `count_positions`; ``mask`` bool (B, 1, 1 or T, S) or
     None, holding causality itself where there is a cache; ``cache`` with the new slots claimed.
-    ``virtual`` tokens before the rows are in positions and mask.
+    ``virtual`` tokens before the rows are in positions and mask, unless the cache has them.
 
     Raises ValueError for arguments of the wrong shape or dtype, more tokens than
     ``config.max_length``, or a cache that does not fit.
@@ -89,10 +89,9 @@ def prepare(
     if positions is None:
         positions = count_positions(tokens, mask, cache)
     if cache is None:
-        mask_B1TS = pair_mask(mask)
+        mask_B1TS = virtual.mask(pair_mask(mask), tokens.shape[1], causal=True)
     else:
-        cache, mask_B1TS = advance(cache, tokens.shape[1], mask)
-    mask_B1TS = virtual.mask(mask_B1TS, tokens.shape[1], causal=True)
+        cache, mask_B1TS = advance(cache, tokens.shape[1], mask, virtual.ahead)
     return virtual.positions(positions), mask_B1TS, cache
 
 
@@ -104,7 +103,9 @@ def count_positions(tokens: jax.Array, mask: jax.Array | None, cache: Cache | No
         before_BT = jnp.cumsum(mask, axis=1, dtype=jnp.int32) - mask
     if cache is None:
         return before_BT
-    return before_BT + jnp.sum(cache.valid, axis=1, keepdims=True, dtype=jnp.int32)
+    return before_BT + jnp.sum(
+        cache.valid[:, cache.ahead :], axis=1, keepdims=True, dtype=jnp.int32
+    )
 
 
 def finish(x_BTD: jax.Array, head: Head, cache: Cache | None, readout: Readout | None) -> Any:

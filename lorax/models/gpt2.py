@@ -53,7 +53,7 @@ class Attention(nn.Module):
             part.reshape(batch, tokens, config.heads, config.head_dim)
             for part in jnp.split(fused_BTE, 3, axis=-1)
         )
-        key_BSNH, value_BSNH, cache = remember(memory, key_BSNH, value_BSNH, mask)
+        key_BSNH, value_BSNH, cache = remember(memory, key_BSNH, value_BSNH)
         mixed_BTNH = attend(
             query_BTNH, key_BSNH, value_BSNH,
             mask=mask, causal=memory is None, attention=config.attention,
@@ -152,7 +152,8 @@ class GPT2(nn.Module):
         of the wrong shape or dtype, or more than ``max_length`` tokens.
         """
         config = self.config
-        virtual = additions.read_virtual(self, config)
+        kept = 0 if cache is None else cache.ahead
+        virtual = additions.read_virtual(self, config, kept)
         positions, mask_B1TS, cache = prepare(config, tokens, positions, mask, cache, virtual)
         embed = layers.embed(config, config.vocab_size, "embed")
         x_BTD = virtual.embed(embed, tokens)

@@ -65,7 +65,7 @@ class Attention(nn.Module):
         query_BTNH = rotate(heads("query", config.heads), *rope)
         key_BSKH = rotate(heads("key", config.kv_heads), *rope)
         value_BSKH = heads("value", config.kv_heads)
-        key_BSKH, value_BSKH, cache = remember(memory, key_BSKH, value_BSKH, mask)
+        key_BSKH, value_BSKH, cache = remember(memory, key_BSKH, value_BSKH)
         mixed_BTNH = attend(
             query_BTNH, key_BSKH, value_BSKH,
             mask=mask, causal=memory is None, attention=config.attention,
@@ -175,7 +175,8 @@ class Llama(nn.Module):
         of the wrong shape or dtype, or more than ``max_length`` tokens.
         """
         config = self.config
-        virtual = additions.read_virtual(self, config)
+        kept = 0 if cache is None else cache.ahead
+        virtual = additions.read_virtual(self, config, kept)
         positions, mask_B1TS, cache = prepare(config, tokens, positions, mask, cache, virtual)
         rope = rotary_angles(
             positions, config.head_dim, theta=config.rope_theta, scaling=config.rope_scaling

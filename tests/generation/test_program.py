@@ -1,5 +1,6 @@
 """A program one token on: padding, memories, and what is found on the model behind `apply`."""
 
+import dataclasses
 import functools
 
 import equinox as eqx
@@ -46,7 +47,7 @@ def test_start_step_and_select(apply):
 def test_select_takes_the_axis_of_the_batch():
     program = make_program(LLAMA.apply, None, None, None)
     cache = LLAMA.init_cache(3, 8)
-    marked = cache._replace(keys=cache.keys + jnp.arange(3.0)[:, None, None, None])
+    marked = dataclasses.replace(cache, keys=cache.keys + jnp.arange(3.0)[:, None, None, None])
     taken = program.select(marked, jnp.asarray([2, 0]), 8)
     assert taken.keys.shape[1] == 2 and taken.valid.shape == (2, 8)
     assert taken.keys[:, 0].min() == 2 and taken.keys[:, 1].max() == 0

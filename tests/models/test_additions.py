@@ -192,10 +192,29 @@ def test_decoding_token_by_token_is_the_whole():
         token, mask = WITH_INFIX[:1, max(i, 0), None], np.full((1, 1), i >= 0)
         logits, cache = step(variables, token, mask=mask, cache=cache)
         found.append(np.asarray(logits)[:, 0])
-    assert int(cache.length) == 10
-    assert np.asarray(cache.valid)[0].tolist() == [False] * 2 + [True] * 8 + [False] * 2
+    assert (cache.ahead, int(cache.length)) == (N, N + 10)  # virtual tokens were read once
+    real = [False] * 2 + [True] * 8 + [False] * 2
+    assert np.asarray(cache.valid)[0].tolist() == [True] * N + real
     whole = run("llama", added, WITH_INFIX[:1])
     np.testing.assert_allclose(np.stack(found[2:], axis=1), whole, atol=3e-5)
+
+
+def test_a_cache_that_holds_the_virtual_tokens_saves_their_work():
+    model, added = MODELS["llama"], {"embeddings": draw(1, N, DIM)}
+    variables = {"params": params("llama"), "additions": added}
+    step = jax.jit(model.apply)
+    work = lambda variables, cache: (
+        step.lower(variables, TOKENS[:, :1], cache=cache).compile().cost_analysis()["flops"]
+    )
+    empty = init_cache(model.config, len(TOKENS), 12)
+    plain = work({"params": params("llama")}, init_cache(model.config, len(TOKENS), 12 + N))
+    _, begun = step(variables, TOKENS[:, :1], cache=empty)
+    assert work(variables, begun) < 1.02 * plain < work(variables, empty) / 1.5
+    # tokens that were read without virtual ones cannot be followed by them
+    _, other = step({"params": params("llama")}, TOKENS[:, :1], cache=empty)
+    assert np.isnan(step(variables, TOKENS[:, :1], cache=other)[0]).all()
+    with pytest.raises(ValueError, match=f"begun with {N} virtual tokens and there are 0: begin"):
+        step({"params": params("llama")}, TOKENS[:, :1], cache=begun)
 
 
 @pytest.mark.parametrize("norm", [False, True])

@@ -174,7 +174,7 @@ def test_decoding_step_by_step_is_the_whole(name):
     for part in (slice(0, 4), slice(4, 5), slice(5, 6), slice(6, 7), slice(7, 8)):
         logits, cache = run(name, added, WITH_INFIX[:, part], mask=mask[:, part], cache=cache)
         found.append(logits)
-    assert cache.length == 8 and cache.valid.sum() == 13
+    assert cache.length == N + 8 and cache.valid.sum() == 2 * N + 13
     found = jnp.concatenate(found, axis=1)
     whole = run(name, added, WITH_INFIX, mask=mask)
     np.testing.assert_allclose(found[mask], whole[mask], atol=2e-5)

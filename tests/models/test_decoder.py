@@ -1,5 +1,7 @@
 """What decoders do around their layers, called directly."""
 
+import dataclasses
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -26,7 +28,7 @@ def test_positions_count_real_tokens_here_and_in_the_cache():
     padded = count_positions(TOKENS, LEFT, None)
     np.testing.assert_array_equal(padded, [[0, 1, 2, 3], [0, 0, 0, 1]])
     cache = init_cache(CONFIG, 2)
-    cache = cache._replace(valid=cache.valid.at[0, :3].set(True).at[1, 2].set(True))
+    cache = dataclasses.replace(cache, valid=cache.valid.at[0, :3].set(True).at[1, 2].set(True))
     later = count_positions(TOKENS, LEFT, cache)
     np.testing.assert_array_equal(later, [[3, 4, 5, 6], [1, 1, 1, 2]])
 
@@ -51,7 +53,7 @@ def test_logits_are_wide_and_nan_beyond_the_cache():
     head = lambda x: x @ jnp.ones((3, 5), x.dtype)
     assert finish(hidden, head, None, None).dtype == jnp.float32
     for length, finite in ((4, True), (5, False)):
-        out, _ = finish(hidden, head, cache._replace(length=jnp.asarray(length)), None)
+        out, _ = finish(hidden, head, dataclasses.replace(cache, length=jnp.asarray(length)), None)
         assert out.dtype == jnp.float32 and jnp.isfinite(out).all() == finite
 
 
