@@ -41,11 +41,22 @@ def make_adapter(config: Any, tokenizer: Tokenizer | None = None) -> lorax.Adapt
         fields["where"] = "all-linear"
     try:
         adapter = lorax.from_dict(fields)
+        _check_infix(adapter)
         if not config.also_train:
             return adapter
         return lorax.Chain(adapter, Full(where=tuple(config.also_train)))
     except LoraxError as error:
         raise LoraxError(f"config.adapter: {error}") from None
+
+
+def _check_infix(adapter: lorax.Adapter) -> None:
+    """Virtual tokens inside the rows would never be met, and so never learn."""
+    for member in getattr(adapter, "members", (adapter,)):
+        if infix := getattr(member, "infix", 0):
+            raise LoraxError(
+                f"infix is {infix} and the rows of a run hold no tokens beyond the vocabulary: "
+                "expected 0; give a program of your own such rows, through lorax.adapt"
+            )
 
 
 def _own(fields: dict[str, Any]) -> dict[str, Any]:

@@ -72,6 +72,15 @@ def test_a_prompt_begins_as_a_text_and_has_to_fit(config):
     assert "\n" not in str(error.value)
 
 
+def test_virtual_tokens_that_no_row_holds_are_refused(config):
+    prompt = {"adapter": "PromptTuning", "tokens": 4, "infix": 2}
+    lora = {"adapter": "LoRA", "rank": 2, "alpha": 4.0, "where": ("all-linear",)}
+    for fields in (prompt, {"adapter": "Chain", "members": (lora, prompt)}):
+        config.adapter = ConfigDict(fields)
+        with pytest.raises(LoraxError, match="config.adapter: infix is 2 and the rows of a run"):
+            method.make_adapter(config)
+
+
 @pytest.mark.parametrize("kind", [lorax.DoRA, lorax.IA3, lorax.PrefixTuning, lorax.VeRA])
 def test_another_kind_takes_what_it_has_of_the_page(config, kind):
     ranked = {"rank": 4} if kind in (lorax.DoRA, lorax.VeRA) else {}
