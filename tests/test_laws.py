@@ -210,6 +210,15 @@ def _literally(path: str) -> str:
     return re.escape(path)
 
 
+@pytest.mark.parametrize("kind", ADAPTERS)
+def test_what_is_derived_needs_the_shapes_of_a_delta_alone(kind):
+    program = row("dense")
+    adapter = ADAPTERS[kind](where=program.where)
+    _, delta = start(program, adapter)
+    shapes = jax.eval_shape(lambda: delta)
+    assert bits(adapter.prepare(program.base, shapes)) == bits(adapter.prepare(program.base, delta))
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", EVERY)
 def test_law_6_vmaps_over_delta_and_reruns_bit_identically(name, dtype):

@@ -84,7 +84,7 @@ class TinyLoRA(MatrixAdapter):
         """A and B of every leaf as `LoRAXS` has them, and P (stack..., u, r, r)."""
         stored = paths.flatten(unprepared(base)[0])
         if self.shared and not all(isinstance(own, Learnt) for own in delta.values()):
-            delta = self._spread(base, delta)
+            delta = jax.eval_shape(lambda delta: self._spread(base, delta), delta)
         return {path: self._drawn(path, stored[path], own) for path, own in delta.items()}
 
     def _drawn(self, path: str, leaf: Any, learnt: Learnt) -> tuple[Factors, jax.Array]:
