@@ -8,6 +8,9 @@ from configs.method_comparison import get_config as comparison
 
 KNOWN = (*BASELINES, "smoke")
 
+SMALL = {"AdaLoRA": {"final": 0}, "LoRA-XS": {"rank": 4}}
+"""What the small model and the two updates of a smoke run take, where the method takes less."""
+
 
 def one(name: str, learning_rate: float, arg: str) -> ConfigDict:
     """stories260K to Shakespeare by the method that `METHODS` has under `name`.
@@ -20,7 +23,8 @@ def one(name: str, learning_rate: float, arg: str) -> ConfigDict:
     words = arguments(arg, KNOWN)
     config = comparison(arg)
     if not words & {*BASELINES}:
-        config.adapter = ConfigDict(dict(METHODS[name][0]))
+        small = SMALL.get(name, {}) if "smoke" in words else {}
+        config.adapter = ConfigDict({**METHODS[name][0], **small})
         config.optimizer.learning_rate = learning_rate
     config.eval.by_item = False
     return config

@@ -25,6 +25,7 @@ def small_init(config: TransformerConfig, shrink: float = 1.0) -> nn.initializer
 class Dense(nn.Dense):
     """A Dense after which a bottleneck may stand: see `lorax.models.additions`."""
 
+    @nn.nowrap  # or an interceptor of methods would meet one product twice
     def __call__(self, inputs: jax.Array) -> jax.Array:
         """Map ``inputs`` (..., in) to (..., features)."""
         return additions.apply_bottleneck(self, super().__call__(inputs))

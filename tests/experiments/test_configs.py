@@ -227,6 +227,7 @@ def test_fields_that_are_none_and_fields_that_lack():
 
 
 @pytest.mark.runs
+@pytest.mark.filterwarnings("ignore:lorax merged")  # LoHa and LoKr, in a model so small
 @pytest.mark.parametrize("name", PAGES)
 def test_smoke_runs(name, tmp_path, capsys, monkeypatch):
     pytest.importorskip("grain")

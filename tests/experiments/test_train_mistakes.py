@@ -220,6 +220,7 @@ def test_nan_ends_a_run_with_its_checkpoints_and_records_kept(tmp_path):
     assert len(read_metrics(tmp_path / "run" / "metrics.jsonl")) == len(records)
 
 
+@pytest.mark.filterwarnings("ignore:lorax merged")  # LoHa and LoKr, in a model so small
 @pytest.mark.parametrize("page", PAGES)
 def test_a_dry_run_writes_nothing(page, tmp_path, monkeypatch):
     configs = pathlib.Path("configs").absolute()

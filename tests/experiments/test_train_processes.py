@@ -158,7 +158,7 @@ def until(workdir, step, processes, seconds=120):
     raise AssertionError([one.communicate() for one in processes if one.poll() is not None])
 
 
-@pytest.mark.parametrize("gone", [0, 1])
+@pytest.mark.parametrize("gone", [0, pytest.param(1, marks=pytest.mark.exhaustive)])
 def test_a_killed_process_is_missed_and_one_alone_goes_on(gone, pair, train, tmp_path):
     workdir = tmp_path / "run"
     both = pair(workdir, *LONG, *FOUR)

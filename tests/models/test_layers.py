@@ -100,3 +100,18 @@ def test_attention_dropout_is_none_where_nothing_drops():
     assert layers.attention_dropout(0.5, deterministic=True) is None
     assert layers.attention_dropout(0.0, deterministic=False) is None
     assert layers.attention_dropout(0.5, deterministic=False).rate == 0.5
+
+
+def test_an_interceptor_meets_a_product_once():
+    dense = layers.dense(CONFIG, 3, "any", bias=False)
+    x, met = normal(2, 4), []
+    weights = dense.init(jax.random.key(0), x)
+
+    def note(call, args, kwargs, context):
+        met.append(context.module.name)
+        return 2 * call(*args, **kwargs)
+
+    with nn.intercept_methods(note):
+        found = dense.apply(weights, x)
+    assert met == ["any"]
+    np.testing.assert_array_equal(found, 2 * dense.apply(weights, x))
