@@ -113,7 +113,7 @@ METHODS: Mapping[str, Method] = {
     "Adapter-L": (_bottleneck(32, where=MLP, norm=True), 3e-2),
     "Adapter-P": (_bottleneck(32, where=MLP), 3e-2),
     "Prompt": ({"adapter": "PromptTuning", "tokens": 16}, 0.3),
-    "P-tuning": ({"adapter": "PTuning", "tokens": 16, "hidden": 64}, 3e-3),
+    "P-tuning": ({"adapter": "PTuning", "tokens": 16, "hidden": 64}, 1e-2),
     "Prefix": ({"adapter": "PrefixTuning", "tokens": 16}, 0.1),
     "PrefixLayer": ({"adapter": "PrefixLayer", "tokens": 8}, 0.1),
     "LoRA+PE": (_chain(_lora(), {"adapter": "PromptTuning", "tokens": 8}), 1e-2),
