@@ -18,8 +18,8 @@ Source: Morris et al., arXiv:2602.04118, for the method.
 Needs, below LORAX_DATA, what configs/stories260k_shakespeare.py does.
 
 What differs:
- - 64 numbers serve all matrices; `--config.adapter.numbers=1` is where the paper ends. Its tasks are
-   of reasoning, learnt by reinforcement.
+ - 64 numbers serve all matrices; `--config.adapter.numbers=1` is where the paper ends. Its tasks
+   are of reasoning, learnt by reinforcement.
 """
 
 from ml_collections import ConfigDict
