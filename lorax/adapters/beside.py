@@ -13,7 +13,8 @@ from lorax.core.implicit import with_leaves
 class Beside(abc.ABC):
     """What makes an `Adapter` of its `init` and its `additions`: leaves stay what they are.
 
-    To be named before `Adapter` among the bases of a class.
+    To be named before `Adapter` among the bases of a class. One that puts virtual tokens before the
+    rows has their number in its field `tokens`.
     """
 
     @abc.abstractmethod
@@ -31,3 +32,8 @@ class Beside(abc.ABC):
     def leaves(self, base: Base, delta: Delta) -> dict[str, Any]:
         """None: no parameter changes."""
         return {}
+
+    @property
+    def virtual_tokens(self) -> int:
+        """As `Adapter.virtual_tokens`: keys and values of a prefix take places as tokens do."""
+        return getattr(self, "tokens", 0)

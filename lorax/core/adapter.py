@@ -63,6 +63,11 @@ class Adapter(abc.ABC):
         """
         return {}
 
+    @property
+    def virtual_tokens(self) -> int:
+        """How many places of a model's context it takes before every row; most take none."""
+        return 0
+
     def penalty(self, delta: Delta) -> jax.Array | None:
         """What is added to every loss under this adapter, a scalar; None for nothing."""
         return None
@@ -186,6 +191,11 @@ class Chain(Adapter):
     def additions(self, base: Base, delta: Delta) -> dict[str, jax.Array]:
         """The union of the members' additions."""
         return self._union(base, delta, lambda member, own, part: member.additions(own, part))
+
+    @property
+    def virtual_tokens(self) -> int:
+        """Those of all members."""
+        return sum(member.virtual_tokens for member in self.members)
 
     def penalty(self, delta: Delta) -> jax.Array | None:
         """The sum of the members' penalties."""

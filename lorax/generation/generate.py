@@ -79,7 +79,8 @@ def generate(
         on the first prompt, also of a plain function; False does not. With a cache the program
         is called with keywords `mask` (rows, tokens), false at padding on the left, and
         `cache`, and returns (logits, cache).
-      max_length: most tokens that the program takes; None is what the model's config says.
+      max_length: most tokens that the program takes; None is what the model's config says, less the
+        virtual tokens of the adapter.
       after_batch: called after each batch with the number of prompts done so far; what it raises
         ends the work.
 

@@ -55,7 +55,7 @@ class Program:
       takes_delta: is `fn` of (base, delta, tokens, …)?
       init_cache: (batch, slots) to an empty cache, any pytree whose leaves have at most one axis of
         size batch; None where the program has none.
-      max_length: most tokens that the program takes, None if unknown.
+      max_length: most tokens that the program takes beside virtual ones, None if unknown.
       vocab_size: number of its ids, None if unknown.
     """
 
@@ -67,6 +67,11 @@ class Program:
     init_cache: Function | None = None
     max_length: int | None = None
     vocab_size: int | None = None
+
+    @property
+    def virtual_tokens(self) -> int:
+        """How many places of the context the adapter takes."""
+        return 0 if self.adapter is None else self.adapter.virtual_tokens
 
     def prepare(self, base: Base, delta: Delta) -> Base:
         """What the adapter derives from the base, once before the first token."""
@@ -150,7 +155,7 @@ def make_program(apply: Function, delta: Delta, init_cache: Any, max_length: int
         (base, tokens, …).
       delta: as `generate` got it.
       init_cache: a function, None to look for one on the model, False for none.
-      max_length: None to look for it in the model's config.
+      max_length: None to look for it in the model's config, less what the adapter takes of it.
 
     Raises:
       LoraxTypeError: `apply` or `init_cache` is no function.
@@ -176,12 +181,15 @@ def make_program(apply: Function, delta: Delta, init_cache: Any, max_length: int
             "the model's own, or False for none"
         )
     config = getattr(model, "config", None)
+    context = getattr(config, "max_length", None)
+    if context is not None:
+        context -= known.virtual_tokens
     return dataclasses.replace(
         known,
         fn=_comparable(fn),
         takes_delta=delta is not None,
         init_cache=None if init_cache is None else _comparable(init_cache),
-        max_length=getattr(config, "max_length", None) if max_length is None else max_length,
+        max_length=context if max_length is None else max_length,
         vocab_size=getattr(config, "vocab_size", None),
     )
 

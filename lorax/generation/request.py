@@ -207,9 +207,11 @@ def check_prompts(prompts: Sequence[list[int]], max_new_tokens: int, program: Pr
         _check_ids(f"prompt {i}", ids, program.vocab_size)
         length, limit = len(ids) + max_new_tokens, program.max_length
         if limit is not None and length > limit:
+            beside = f" beside {n} virtual tokens" if (n := program.virtual_tokens) else ""
             raise LoraxError(
                 f"prompt {i} has {len(ids)} tokens and max_new_tokens={max_new_tokens} makes "
-                f"{length}: expected at most max_length={limit}; cut the prompt or ask for fewer"
+                f"{length}: expected at most max_length={limit}{beside}; cut the prompt or ask for "
+                "fewer"
             )
 
 

@@ -84,6 +84,18 @@ def _start(model, adapter, tokens=TOKENS):
     return lorax.adapt(MODELS[model].apply, adapter).init(KEY, {"params": params(model)}, tokens)
 
 
+def test_decoding_fills_the_context_beside_the_virtual_tokens():
+    adapter = lorax.Chain(lorax.PromptTuning(4), lorax.LoRA(rank=2))
+    assert (adapter.virtual_tokens, lorax.PrefixTuning(3).virtual_tokens) == (4, 3)
+    assert lorax.Bottleneck().virtual_tokens == 0
+    apply = lorax.adapt(MODELS["llama"].apply, adapter)
+    delta, prompts = apply.init(KEY, BASE, TOKENS), [[1, 2, 3, 4, 5]]
+    found = lorax.generate(apply, BASE, delta, prompts, max_new_tokens=15)  # 24 with the four
+    assert len(found[0]) == 15
+    with pytest.raises(lorax.LoraxError, match="most max_length=20 beside 4 virtual tokens; cut"):
+        lorax.generate(apply, BASE, delta, prompts, max_new_tokens=16)
+
+
 @pytest.mark.parametrize(
     ("call", "words"),
     [
