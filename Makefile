@@ -36,7 +36,7 @@ test: lint  ## lint, type-check and test (ARGS=... adds pytest flags)
 test-runs: $(VENV)/.installed-dev  ## what takes long: whole runs, sweeps and studies, kills, notebooks, the laws in 16 bits
 	$(TEST_ENV) $(BIN) $(PYTEST) -m "runs and not exhaustive" --ignore=$(INTEROP) $(ARGS)
 
-test-exhaustive: $(VENV)/.installed-dev  ## every method on every kind of leaf, where the targets above have one row each
+test-exhaustive: $(VENV)/.installed-dev  ## all combinations, where the targets above have some: every method on every kind of leaf
 	$(TEST_ENV) $(BIN) $(PYTEST) -m exhaustive $(ARGS)
 
 test-312: $(VENV312)/.installed-dev  ## the core and law tests under PYTHON312=... (Python 3.12 or later)

@@ -13,9 +13,13 @@ from lorax.core.implicit import with_leaves
 class Beside(abc.ABC):
     """What makes an `Adapter` of its `init` and its `additions`: leaves stay what they are.
 
-    To be named before `Adapter` among the bases of a class. One that puts virtual tokens before the
-    rows has their number in its field `tokens`.
+    To be named before `Adapter` among the bases of a class.
+
+    Attributes:
+      tokens: how many virtual tokens stand before every row, a field of those that put any there.
     """
+
+    tokens: int = 0
 
     @abc.abstractmethod
     def additions(self, base: Base, delta: Delta) -> dict[str, jax.Array]:
@@ -36,4 +40,4 @@ class Beside(abc.ABC):
     @property
     def virtual_tokens(self) -> int:
         """As `Adapter.virtual_tokens`: keys and values of a prefix take places as tokens do."""
-        return getattr(self, "tokens", 0)
+        return self.tokens
